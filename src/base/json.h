@@ -1,0 +1,26 @@
+/* Writing JSON text. */
+#ifndef PGHERALD_JSON_H
+#define PGHERALD_JSON_H
+
+#include "base/strbuf.h"
+
+/* Appends s as a JSON string with its quotes. Bytes over 0x7f pass as they are: the caller knows
+ * them to be UTF-8 (the server guarantees it, see json_string_checked otherwise). */
+void json_string(struct strbuf *b, struct str s);
+
+/* The same without the quotes, for strings made of several parts. */
+void json_escape(struct strbuf *b, struct str s);
+
+/* The same for bytes of unknown origin: what is not UTF-8 becomes U+FFFD. */
+void json_string_checked(struct strbuf *b, struct str s);
+
+/* The same in ASCII only: other characters as \uXXXX, beyond the BMP as surrogate pairs. */
+void json_string_ascii(struct strbuf *b, struct str s);
+
+/* Whether s is one valid JSON value (RFC 8259, any depth, white space around allowed). */
+bool json_valid(struct str s);
+
+/* Appends an unsigned number in decimal. */
+void json_uint(struct strbuf *b, uint64_t v);
+
+#endif

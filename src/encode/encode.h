@@ -1,0 +1,57 @@
+/*
+ * A format turns an event into the bytes of one message. Formats are rows of a table, one file
+ * each; they are pure: same event and options, same bytes.
+ */
+#ifndef PGHERALD_ENCODE_H
+#define PGHERALD_ENCODE_H
+
+#include "base/strbuf.h"
+#include "event/event.h"
+
+enum number_style { NUMBER_JSON, NUMBER_STRING };
+enum bytea_style { BYTEA_HEX, BYTEA_BASE64 };
+enum time_style { TIME_ISO, TIME_EPOCH_US };
+
+/* How values and envelopes are written; one per output. */
+struct encode_options {
+	enum number_style numeric;
+	enum number_style int8;
+	enum bytea_style bytea;
+	enum time_style timestamps;
+	struct str tags;     /* a JSON object without blanks, or empty */
+	bool colour;         /* pretty */
+	const char *variant; /* wal-listener: "" or "pgwalstreams" */
+	bool recorded_at;    /* pgevents */
+	bool transactions;   /* wal2json: show B and C */
+	/* debezium, see its file; NULL means the default */
+	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
+};
+
+struct format {
+	const char *name;
+	const char *help;      /* one line */
+	bool shows_transactions; /* wants ACTION_BEGIN and ACTION_COMMIT around events */
+	/* Appends one message without a newline at its end and without any newline inside (pretty
+	 * aside). Returns false and appends nothing when this format has nothing for the event. */
+	bool (*event)(const struct encode_options *o, const struct event *e, struct strbuf *out);
+	/* Appends the message's key (brokers that have one: the JSON of the replica identity), or
+	 * NULL: encode_key. */
+	void (*key)(const struct encode_options *o, const struct event *e, struct strbuf *out);
+	/* The position that a message of this format carries, for outputs that read back where they
+	 * stopped; NULL when it carries none. */
+	bool (*position)(struct str message, struct position *p);
+};
+
+/* NULL-terminated. */
+extern const struct format *const encode_formats[];
+
+const struct format *encode_format(const char *name); /* NULL: unknown */
+
+/* The native key object {"id":1}; "{}" becomes nothing when the event has no key. */
+void encode_key(const struct encode_options *o, const struct event *e, struct strbuf *out);
+
+/* One per file. */
+extern const struct format format_native, format_pretty, format_pgevents, format_wal_listener,
+	format_wal2json, format_cloudevents, format_debezium;
+
+#endif

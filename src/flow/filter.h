@@ -1,0 +1,33 @@
+/* Which tables and actions somebody wants. Pure. */
+#ifndef PGHERALD_FILTER_H
+#define PGHERALD_FILTER_H
+
+#include "conf/settings.h"
+
+struct event;
+
+/* Patterns over schema.table: `*` and `?` (neither crosses the dot between schema and table), `!`
+ * at the start negates; a part in double quotes is taken as it is ("" is one quote), so names with
+ * dots, stars and blanks can be said. A pattern without a dot means that table in any schema. The
+ * last pattern that matches decides; before the first, a table is wanted only when that first one
+ * is a negation. */
+struct filter {
+	struct pattern *patterns; /* in the arena given to filter_init */
+	size_t npatterns;
+	uint16_t actions; /* ACTION_BITs */
+};
+
+int filter_init(struct filter *f, struct arena *arena, const struct strings *tables,
+		const struct strings *actions, struct err *err) MUST_CHECK;
+
+/* The actions wanted of this table (0: none). */
+uint16_t filter_table(const struct filter *f, struct str schema, struct str table);
+
+/* Whether every pattern names one whole table (no wildcard, no negation), so that a publication
+ * can be made for just these. */
+bool filter_is_list(const struct filter *f);
+
+/* The i-th table of such a list. */
+void filter_list_table(const struct filter *f, size_t i, struct str *schema, struct str *table);
+
+#endif
