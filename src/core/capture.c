@@ -1,0 +1,726 @@
+#include "core/capture.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "core/checkpoint.h"
+#include "core/output.h"
+#include "core/session.h"
+#include "decode/decoder.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define MAX_OUTPUTS 16
+
+/* Everything with a time of its own is looked at this often. */
+#define TICK_MS 200
+/* The slot is told of progress at most this often, and without progress this often. */
+#define STATUS_MOVED_MS 200
+#define STATUS_IDLE_MS 10000
+/* A server that is silent this long is asked for a sign of life; silent twice, it is gone. */
+#define SILENCE_MS 30000
+#define PUBLICATION_CHECK_MS 30000
+#define BACKOFF_FIRST_MS 200
+#define BACKOFF_MOST_MS 15000
+/* After capture_stop: to the end of the transaction in flight, and for the outputs to take. */
+#define STOP_TRANSACTION_MS 3000
+#define STOP_DRAIN_MS 8000
+
+/* A read that brought this much means that data is flowing. Then a short wait lets the server
+ * write many rows for one wake-up of ours; each of its rows is a send() of its own. */
+#define FLOWING_BYTES (16u << 10)
+#define COALESCE_NS 200000
+
+struct capture {
+	const struct settings *settings;
+	struct capture_callback callback;
+	struct arena arena; /* source's strings */
+	struct arena filters;
+	struct source source;
+	struct session session;
+	struct decoder decoder;
+	struct output outputs[MAX_OUTPUTS];
+	size_t noutputs;
+	struct checkpoint checkpoint;
+
+	/* The callback counts as one more output, the last. */
+	uint64_t given[MAX_OUTPUTS + 1];
+	uint64_t taken[MAX_OUTPUTS + 1];
+	struct position *later; /* ring of positions answered CAPTURE_LATER */
+	size_t nlater, later_cap;
+
+	struct position last; /* the last event handed on; after a reconnect all up to it are skipped */
+	uint64_t until;       /* 0: no end */
+	int64_t events;
+	bool binary;
+	bool connected_once;
+	bool outputs_opened;
+	bool done;            /* limit or until is reached */
+	bool draining;
+	int64_t drain_end_ms;
+	_Atomic int stop;
+	int64_t stop_seen_ms;
+
+	int epoll, progress, tick;
+	bool reading; /* the socket is in the epoll set */
+	bool flowing;
+	int64_t retry_ms;
+	int backoff_ms;
+	bool down_logged;
+	int64_t status_ms, heard_ms, publication_ms;
+	uint64_t told; /* the LSN of the last status */
+	bool pinged;
+
+	const struct settings *next_settings;
+};
+
+static void put_later(struct capture *c, struct position p);
+
+/* ---- the decoder's callbacks ---- */
+
+static void plan_relation(void *user, struct relation *rel)
+{
+	struct capture *c = user;
+
+	if (!rel->output_wants)
+		rel->output_wants = mem_array(MAX_OUTPUTS + 1, sizeof(*rel->output_wants));
+	rel->wanted = 0;
+	for (size_t i = 0; i < c->noutputs; i++)
+		rel->output_wants[i] = filter_table(&c->outputs[i].filter, rel->schema, rel->name);
+	rel->output_wants[c->noutputs] =
+		c->callback.wants ? c->callback.wants(c->callback.user, rel) : 0;
+	for (size_t i = 0; i <= c->noutputs; i++)
+		rel->wanted |= rel->output_wants[i];
+}
+
+static int on_relation(void *user, struct relation *rel, struct arena *arena, struct err *err)
+{
+	struct capture *c = user;
+
+	plan_relation(c, rel);
+	return session_describe(&c->session, rel, arena, err);
+}
+
+static bool output_wants(const struct capture *c, size_t i, const struct event *e)
+{
+	if (e->rel)
+		return e->rel->output_wants[i] & ACTION_BIT(e->action);
+	return e->action != ACTION_MESSAGE ||
+	       c->outputs[i].filter.actions & ACTION_BIT(ACTION_MESSAGE);
+}
+
+static bool callback_wants(const struct capture *c, const struct event *e)
+{
+	if (!c->callback.event)
+		return false;
+	return !e->rel || e->rel->output_wants[c->noutputs] & ACTION_BIT(e->action);
+}
+
+/* Gives the event to the callback; false when it said stop. */
+static bool call_back(struct capture *c, const struct event *e)
+{
+	size_t i = c->noutputs;
+	enum capture_answer answer = c->callback.event(c->callback.user, e);
+
+	if (answer == CAPTURE_STOP)
+		return false;
+	if (answer == CAPTURE_LATER || c->nlater) /* in order: it counts when those before it do */
+		put_later(c, e->position);
+	else
+		c->taken[i] = ++c->given[i];
+	return true;
+}
+
+/* Hands an event to whoever wants it; returns false when the callback said stop. */
+static bool hand_on(struct capture *c, const struct event *e)
+{
+	bool wanted = false;
+
+	for (size_t i = 0; i < c->noutputs; i++) {
+		if (!output_wants(c, i, e))
+			continue;
+		output_put(&c->outputs[i], e);
+		wanted = true;
+	}
+	if (e->action == ACTION_BEGIN || e->action == ACTION_COMMIT)
+		return true;
+	if (callback_wants(c, e)) {
+		if (!call_back(c, e))
+			return false;
+		wanted = true;
+	}
+	c->last = e->position;
+	c->events += wanted;
+	return true;
+}
+
+static bool limit_reached(const struct capture *c)
+{
+	return c->settings->limit && c->events >= c->settings->limit;
+}
+
+static int on_event(void *user, const struct event *e, struct err *err)
+{
+	struct capture *c = user;
+	bool begin = e->action == ACTION_BEGIN, commit = e->action == ACTION_COMMIT;
+
+	if (c->done)
+		return 0;
+	if (begin ? c->until && e->position.lsn >= c->until : !commit && limit_reached(c))
+		c->done = true;
+	else if (begin || commit ? e->position.lsn < c->last.lsn
+				 : position_cmp(e->position, c->last) <= 0)
+		return 0; /* handed on before the connection was lost */
+	else
+		c->done = !hand_on(c, e);
+	return 0;
+}
+
+static int on_commit(void *user, uint64_t end_lsn, struct err *err)
+{
+	struct capture *c = user;
+
+	if (c->done) /* the transaction was not handed on to its end */
+		return 0;
+	for (size_t i = 0; i < c->noutputs; i++)
+		c->given[i] = c->outputs[i].given;
+	checkpoint_push(&c->checkpoint, end_lsn, c->given);
+	c->done = (c->until && end_lsn >= c->until) || limit_reached(c);
+	return 0;
+}
+
+static const struct decoder_ops decoder_ops = { on_relation, on_event, on_commit };
+
+/* ---- acknowledgement ---- */
+
+static void put_later(struct capture *c, struct position p)
+{
+	if (c->nlater == c->later_cap) {
+		c->later_cap = c->later_cap ? c->later_cap * 2 : 64;
+		c->later = mem_realloc(c->later, c->later_cap * sizeof(*c->later));
+	}
+	c->later[c->nlater++] = p;
+	c->given[c->noutputs]++;
+}
+
+void capture_acknowledge(struct capture *c, struct position p)
+{
+	size_t n = 0;
+
+	while (n < c->nlater && position_cmp(c->later[n], p) <= 0)
+		n++;
+	memmove(c->later, c->later + n, (c->nlater - n) * sizeof(*c->later));
+	c->nlater -= n;
+	c->taken[c->noutputs] += n;
+}
+
+static void log_condition(const struct output *o, enum sink_condition was, const struct err *why)
+{
+	if (o->condition == SINK_RETRYING)
+		log_warn("output %s is down, trying again: %s", o->sink->url, why->msg);
+	else if (o->condition == SINK_OPEN && was == SINK_RETRYING)
+		log_info("output %s is back", o->sink->url);
+}
+
+/* Looks how the outputs do. Fails when one has failed for good. */
+static int look_at_outputs(struct capture *c, struct err *err)
+{
+	bool opened = true;
+
+	for (size_t i = 0; i < c->noutputs; i++) {
+		struct output *o = &c->outputs[i];
+		enum sink_condition was = o->condition;
+
+		c->taken[i] = sink_taken(o->sink);
+		o->condition = sink_condition(o->sink, err);
+		opened &= o->condition == SINK_OPEN || o->condition == SINK_ENDED;
+		if (o->condition == SINK_FAILED)
+			return err_add(err, "output %s", o->sink->url);
+		if (o->condition != was)
+			log_condition(o, was, err);
+	}
+	c->outputs_opened |= opened;
+	checkpoint_advance(&c->checkpoint, c->taken);
+	return 0;
+}
+
+static bool all_taken(const struct capture *c)
+{
+	for (size_t i = 0; i < c->noutputs; i++)
+		if (c->taken[i] < c->outputs[i].given)
+			return false;
+	return c->taken[c->noutputs] >= c->given[c->noutputs];
+}
+
+/* Tells the slot when it is time. */
+static int report(struct capture *c, bool now, struct err *err)
+{
+	int64_t ms = clock_ms();
+	int wait = STATUS_IDLE_MS;
+	bool ping;
+
+	if (c->session.sender_timeout_ms && c->session.sender_timeout_ms / 4 < wait)
+		wait = c->session.sender_timeout_ms / 4;
+	if (c->until || c->told != c->checkpoint.confirmed)
+		wait = STATUS_MOVED_MS;
+	if (!now && ms - c->status_ms < wait)
+		return 0;
+	/* An end to reach needs the server to say where it is. */
+	ping = ms - c->heard_ms >= SILENCE_MS || (c->until && !c->done);
+	c->pinged |= ping;
+	c->status_ms = ms;
+	c->told = c->checkpoint.confirmed;
+	return stream_status(c->session.stream, c->told, ping, err);
+}
+
+/* ---- connecting ---- */
+
+static void watch_socket(struct capture *c, bool on)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+
+	if (!c->session.stream || on == c->reading)
+		return;
+	epoll_ctl(c->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, stream_fd(c->session.stream), &ev);
+	c->reading = on;
+}
+
+static void disconnect(struct capture *c)
+{
+	watch_socket(c, false);
+	session_close(&c->session);
+	decoder_reset(&c->decoder);
+	c->flowing = false;
+}
+
+/* After a failure: whether it is worth another try. */
+static int lost_session(struct capture *c, struct err *err)
+{
+	bool busy = err->kind == ERR_BUSY && c->settings->wait;
+
+	if (c->decoder.binary_refused) {
+		log_warn("%s; asking for text values instead", err->msg);
+		c->binary = c->decoder.binary_refused = false;
+		c->backoff_ms = 0;
+	} else if (err->kind != ERR_RETRY && !busy) {
+		return -1;
+	} else if (!c->down_logged) {
+		log_warn("%s; %s", err->msg, busy ? "waiting as a standby" : "trying again");
+		c->down_logged = true;
+	}
+	disconnect(c);
+	c->retry_ms = clock_ms() + c->backoff_ms / 2 + rand() % (c->backoff_ms / 2 + 1);
+	c->backoff_ms = c->backoff_ms * 2 < BACKOFF_FIRST_MS  ? BACKOFF_FIRST_MS
+			: c->backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS
+							      : c->backoff_ms * 2;
+	return 0;
+}
+
+static bool outputs_hold(const struct capture *c)
+{
+	for (size_t i = 0; i < c->noutputs; i++)
+		if (c->outputs[i].sink->held.lsn)
+			return true;
+	return false;
+}
+
+static int set_until(struct capture *c, struct err *err)
+{
+	const char *until = c->settings->until;
+
+	if (!until || c->until)
+		return 0;
+	if (strcmp(until, "now") == 0)
+		c->until = c->session.server_lsn;
+	else if (!lsn_parse(str_c(until), &c->until))
+		return err_set(err, ERR_CONFIG, "until: \"%s\" is neither \"now\" nor an LSN", until);
+	return 0;
+}
+
+static int connect_session(struct capture *c, struct err *err)
+{
+	struct session_past past = { .connected = c->connected_once,
+				     .outputs_hold = outputs_hold(c),
+				     .binary = c->binary,
+				     .confirmed = c->checkpoint.confirmed,
+				     .stop = &c->stop };
+
+	if (session_open(&c->session, c->settings, &past, &c->source, &c->arena, err))
+		return lost_session(c, err);
+	if (set_until(c, err))
+		return -1;
+	c->decoder.check_utf8 = c->session.text_is_unchecked;
+	c->decoder.binary = c->binary;
+	if (c->session.start > c->checkpoint.confirmed)
+		c->checkpoint.confirmed = c->session.start;
+	if (c->connected_once && c->down_logged)
+		log_info("connected again, going on from " LSN_FMT, LSN_ARG(c->checkpoint.confirmed));
+	else if (!c->connected_once)
+		log_info("streaming database %.*s from slot %s at " LSN_FMT, STR_ARG(c->source.db),
+			 c->settings->slot, LSN_ARG(c->session.start));
+	c->connected_once = true;
+	c->down_logged = false;
+	c->backoff_ms = 0;
+	c->told = 0;
+	c->status_ms = 0;
+	c->heard_ms = c->publication_ms = clock_ms();
+	c->pinged = false;
+	watch_socket(c, true);
+	return 0;
+}
+
+/* ---- outputs ---- */
+
+/* Prepares the settings' outputs without starting them. */
+static int prepare_outputs(const struct settings *s, struct output *outputs, struct arena *arena,
+			   struct err *err)
+{
+	if (s->noutputs > MAX_OUTPUTS)
+		return err_set(err, ERR_CONFIG, "%zu outputs are more than %d", s->noutputs,
+			       MAX_OUTPUTS);
+	for (size_t i = 0; i < s->noutputs; i++)
+		if (output_init(&outputs[i], s, &s->outputs[i], arena, err) ||
+		    sink_check(s->outputs[i].to, err))
+			return -1;
+	return 0;
+}
+
+static int start_outputs(struct capture *c, struct err *err)
+{
+	const struct settings *s = c->settings;
+
+	if (prepare_outputs(s, c->outputs, &c->filters, err))
+		return -1;
+	for (size_t i = 0; i < s->noutputs; i++) {
+		c->outputs[i].sink = sink_start(s->outputs[i].to, c->outputs[i].format, c->progress, err);
+		if (!c->outputs[i].sink)
+			return -1;
+		c->noutputs++;
+	}
+	checkpoint_init(&c->checkpoint, c->noutputs + 1);
+	return 0;
+}
+
+/* Returns whether all threads have ended; one that is stuck in a system call keeps its sink. */
+static bool close_outputs(struct capture *c)
+{
+	bool ended = true;
+
+	for (size_t i = 0; i < c->noutputs; i++)
+		if (c->outputs[i].sink)
+			sink_end(c->outputs[i].sink);
+	for (size_t i = 0; i < c->noutputs; i++) {
+		struct output *o = &c->outputs[i];
+
+		output_release(o);
+		ended &= sink_join(o->sink, 1000) == 0;
+	}
+	c->noutputs = 0;
+	return ended;
+}
+
+/* Takes the new settings once everything under the old ones is taken. */
+static int swap_settings(struct capture *c, struct err *err)
+{
+	if (!all_taken(c) || c->decoder.in_transaction)
+		return 0;
+	close_outputs(c);
+	arena_release(&c->filters);
+	checkpoint_release(&c->checkpoint);
+	memset(c->outputs, 0, sizeof(c->outputs));
+	memset(c->given, 0, sizeof(c->given));
+	memset(c->taken, 0, sizeof(c->taken));
+	c->settings = c->next_settings;
+	c->next_settings = NULL;
+	if (start_outputs(c, err))
+		return -1;
+	decoder_each_relation(&c->decoder, plan_relation, c);
+	log_info("new settings are in force");
+	return 0;
+}
+
+int capture_reload(struct capture *c, const struct settings *s, struct err *err)
+{
+	struct output trial[MAX_OUTPUTS] = { 0 };
+	struct arena arena = { 0 };
+	int failed = prepare_outputs(s, trial, &arena, err);
+
+	for (size_t i = 0; i < MAX_OUTPUTS; i++)
+		output_release(&trial[i]);
+	arena_release(&arena);
+	if (failed)
+		return -1;
+	if (strcmp(s->connection, c->settings->connection) || strcmp(s->slot, c->settings->slot) ||
+	    strcmp(s->publication, c->settings->publication))
+		return err_set(err, ERR_CONFIG,
+			       "connection, slot and publication cannot change while running: restart");
+	c->next_settings = s;
+	return 0;
+}
+
+bool capture_reloading(const struct capture *c)
+{
+	return c->next_settings != NULL;
+}
+
+/* ---- one step ---- */
+
+static bool has_room(struct capture *c)
+{
+	for (size_t i = 0; i < c->noutputs; i++)
+		if (!output_has_room(&c->outputs[i]))
+			return false;
+	return true;
+}
+
+static int on_keepalive(struct capture *c, const struct stream_message *m, struct err *err)
+{
+	if (!c->decoder.in_transaction && !c->done) {
+		checkpoint_push(&c->checkpoint, m->end, c->given);
+		checkpoint_advance(&c->checkpoint, c->taken);
+	}
+	if (c->until && m->end >= c->until && !c->decoder.in_transaction)
+		c->done = true;
+	return m->reply ? report(c, true, err) : 0;
+}
+
+/* Handles whole messages until there are none, or no room, or the end. */
+static int handle_messages(struct capture *c, struct err *err)
+{
+	struct stream_message m;
+
+	while (!c->done && has_room(c)) {
+		if ((c->stop || c->next_settings) && !c->decoder.in_transaction)
+			return 0;
+		if (stream_next(c->session.stream, &m, err))
+			return -1;
+		if (m.kind == STREAM_NOTHING)
+			return 0;
+		if (m.kind == STREAM_END)
+			return err_set(err, ERR_RETRY, "the server ended the stream");
+		if (m.kind == STREAM_KEEPALIVE ? on_keepalive(c, &m, err)
+					       : decoder_message(&c->decoder, m.start, m.time, m.payload, err))
+			return -1;
+	}
+	return 0;
+}
+
+static int receive(struct capture *c, struct err *err)
+{
+	ssize_t n;
+
+	if (c->flowing) {
+		struct timespec nap = { 0, COALESCE_NS };
+
+		nanosleep(&nap, NULL);
+	}
+	n = stream_fill(c->session.stream, err);
+	if (n < 0)
+		return -1;
+	c->flowing = n >= FLOWING_BYTES;
+	if (n > 0) {
+		c->heard_ms = clock_ms();
+		c->pinged = false;
+	}
+	return handle_messages(c, err);
+}
+
+static int tick(struct capture *c, struct err *err)
+{
+	int64_t now = clock_ms();
+
+	if (c->pinged && now - c->heard_ms > 2 * SILENCE_MS && c->reading)
+		return err_set(err, ERR_RETRY, "the server has been silent for %d s",
+			       2 * SILENCE_MS / 1000);
+	if (now - c->publication_ms >= PUBLICATION_CHECK_MS) {
+		c->publication_ms = now;
+		if (session_check_publication(&c->session, c->settings, err))
+			return -1;
+	}
+	return report(c, false, err);
+}
+
+static void empty_fd(int fd)
+{
+	uint64_t n;
+
+	if (read(fd, &n, sizeof(n)) < 0) {
+		/* nothing was there */
+	}
+}
+
+/* Waits for something to do; returns whether the socket is readable. */
+static bool wait_for_work(struct capture *c, int timeout_ms)
+{
+	struct epoll_event ev[4];
+	bool readable = false;
+	int n = epoll_wait(c->epoll, ev, 4, timeout_ms);
+
+	for (int i = 0; i < n; i++) {
+		if (ev[i].data.fd == c->progress || ev[i].data.fd == c->tick)
+			empty_fd(ev[i].data.fd);
+		else
+			readable = true;
+	}
+	return readable;
+}
+
+/* With a session: receive, hand over, report. */
+static int serve(struct capture *c, bool readable, struct err *err)
+{
+	bool room = has_room(c);
+
+	watch_socket(c, room);
+	if (room && handle_messages(c, err))
+		return -1;
+	if (room && readable && !c->done && receive(c, err))
+		return -1;
+	for (size_t i = 0; i < c->noutputs; i++)
+		output_flush(&c->outputs[i]);
+	if (c->next_settings && swap_settings(c, err))
+		return -1;
+	if (stream_flush(c->session.stream, err))
+		return -1;
+	return tick(c, err);
+}
+
+static void begin_drain(struct capture *c)
+{
+	c->draining = true;
+	c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
+	watch_socket(c, false);
+	for (size_t i = 0; i < c->noutputs; i++) {
+		output_flush(&c->outputs[i]);
+		sink_end(c->outputs[i].sink);
+	}
+}
+
+/* Keeps the connection alive until the outputs have taken what they were given. */
+static int drain(struct capture *c, struct err *err)
+{
+	bool late = clock_ms() > c->drain_end_ms;
+
+	if (c->session.stream && report(c, false, err))
+		disconnect(c); /* what is not confirmed comes again */
+	if (!all_taken(c) && !late)
+		return 0;
+	if (late && !all_taken(c))
+		log_warn("some events were not taken in time; they stay in the slot");
+	if (c->session.stream && report(c, true, err) == 0)
+		stream_finish(c->session.stream, 2000);
+	disconnect(c);
+	return 1;
+}
+
+/* Whether it is time to begin the end. */
+static bool must_end(struct capture *c)
+{
+	if (c->stop && !c->stop_seen_ms)
+		c->stop_seen_ms = clock_ms();
+	return c->done ||
+	       (c->stop && (!c->decoder.in_transaction ||
+			    clock_ms() - c->stop_seen_ms > STOP_TRANSACTION_MS));
+}
+
+int capture_step(struct capture *c, int timeout_ms, struct err *err)
+{
+	bool pending = c->session.stream && c->reading && stream_pending(c->session.stream);
+	bool readable = wait_for_work(c, pending ? 0 : timeout_ms) || pending;
+
+	if (look_at_outputs(c, err))
+		return -1;
+	if (c->draining)
+		return drain(c, err);
+	if (c->session.stream) {
+		if (serve(c, readable, err) && lost_session(c, err))
+			return -1;
+	} else if (c->outputs_opened && !c->stop && clock_ms() >= c->retry_ms) {
+		if (connect_session(c, err))
+			return -1;
+	}
+	if (must_end(c)) {
+		begin_drain(c);
+		return drain(c, err);
+	}
+	return 0;
+}
+
+int capture_fd(const struct capture *c)
+{
+	return c->epoll;
+}
+
+void capture_stop(struct capture *c)
+{
+	uint64_t one = 1;
+
+	c->stop = 1;
+	if (write(c->progress, &one, sizeof(one)) < 0) {
+		/* the tick will see it */
+	}
+}
+
+/* ---- life ---- */
+
+static int make_loop(struct capture *c, struct err *err)
+{
+	struct itimerspec every = { { 0, TICK_MS * 1000000 }, { 0, TICK_MS * 1000000 } };
+	struct epoll_event progress = { .events = EPOLLIN }, tick_event = { .events = EPOLLIN };
+
+	c->epoll = epoll_create1(EPOLL_CLOEXEC);
+	c->progress = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	c->tick = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (c->epoll < 0 || c->progress < 0 || c->tick < 0)
+		return err_set(err, ERR_FAIL, "cannot make an event loop: %s", strerror(errno));
+	progress.data.fd = c->progress;
+	tick_event.data.fd = c->tick;
+	timerfd_settime(c->tick, 0, &every, NULL);
+	epoll_ctl(c->epoll, EPOLL_CTL_ADD, c->progress, &progress);
+	epoll_ctl(c->epoll, EPOLL_CTL_ADD, c->tick, &tick_event);
+	return 0;
+}
+
+struct capture *capture_open(const struct settings *s, const struct capture_callback *callback,
+			     struct err *err)
+{
+	struct capture *c = mem_alloc(sizeof(*c));
+
+	c->settings = s;
+	c->binary = s->binary;
+	c->epoll = c->progress = c->tick = -1;
+	if (callback)
+		c->callback = *callback;
+	decoder_init(&c->decoder, &c->source, &decoder_ops, c);
+	if (make_loop(c, err) || start_outputs(c, err)) {
+		capture_close(c);
+		return NULL;
+	}
+	c->outputs_opened = c->noutputs == 0;
+	return c;
+}
+
+void capture_close(struct capture *c)
+{
+	if (!c)
+		return;
+	disconnect(c);
+	if (!close_outputs(c))
+		c->progress = -1; /* still written to */
+	decoder_release(&c->decoder);
+	checkpoint_release(&c->checkpoint);
+	arena_release(&c->arena);
+	arena_release(&c->filters);
+	free(c->later);
+	for (size_t i = 0; i < 3; i++) {
+		int fd = ((int[]){ c->epoll, c->progress, c->tick })[i];
+
+		if (fd >= 0)
+			close(fd);
+	}
+	free(c);
+}

@@ -1,0 +1,41 @@
+/*
+ * An output: a sink with its filter, format and options, and the batch that is being filled for
+ * it. Used by the reader's thread.
+ */
+#ifndef PGHERALD_OUTPUT_H
+#define PGHERALD_OUTPUT_H
+
+#include "conf/settings.h"
+#include "encode/encode.h"
+#include "flow/filter.h"
+#include "sink/sink.h"
+
+struct output {
+	struct sink *sink;
+	const struct format *format;
+	struct encode_options encode;
+	struct filter filter;
+	struct strbuf tags;
+	struct batch *batch; /* being filled, or NULL */
+	uint64_t given;      /* sequence number of the last message put into a batch */
+	struct event begin;  /* the transaction's begin, until it is shown */
+	bool begin_waits;
+	bool begin_shown;
+	enum sink_condition condition; /* as last logged */
+};
+
+/* Makes ready what the settings say, without starting the sink. CONFIG for unknown names. */
+int output_init(struct output *o, const struct settings *s, const struct output_settings *os,
+		struct arena *arena, struct err *err) MUST_CHECK;
+void output_release(struct output *o);
+
+/* Whether one more event can be put in. */
+bool output_has_room(struct output *o);
+
+/* Encodes the event into the batch; o->filter has already let it through. */
+void output_put(struct output *o, const struct event *e);
+
+/* Hands a batch with messages in it to the sink. */
+void output_flush(struct output *o);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * One connection's worth of capturing: an SQL connection for the catalog, the slot and the
+ * publication, and the replication stream.
+ */
+#ifndef PGHERALD_SESSION_H
+#define PGHERALD_SESSION_H
+
+#include "conf/settings.h"
+#include "event/event.h"
+#include "pg/stream.h"
+
+struct session {
+	PGconn *sql;
+	struct stream *stream;
+	uint64_t start;         /* where the stream begins; everything before is confirmed */
+	uint64_t server_lsn;    /* the server's end of WAL when the session began */
+	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
+	bool text_is_unchecked; /* the database is SQL_ASCII */
+	bool created_slot;
+};
+
+/* What was before this session. */
+struct session_past {
+	bool connected;       /* there was a session: the slot must exist, the server be the same */
+	bool outputs_hold;    /* an output holds events already: a missing slot is a gap */
+	bool binary;          /* ask for binary values */
+	uint64_t confirmed;   /* what has been taken by all; 0 when nothing is known */
+	const _Atomic int *stop; /* checked in long waits */
+};
+
+/* Connects, checks or creates publication and slot, starts the stream. source's id, database and
+ * version are filled (strings in arena) or, when there was a session, compared. */
+int session_open(struct session *s, const struct settings *settings,
+		 const struct session_past *past, struct source *source, struct arena *arena,
+		 struct err *err) MUST_CHECK;
+
+/* Fills in what only the catalog knows of a relation. */
+int session_describe(struct session *s, struct relation *rel, struct arena *arena,
+		     struct err *err) MUST_CHECK;
+
+/* Checks that the publication is still there. */
+int session_check_publication(struct session *s, const struct settings *settings,
+			      struct err *err) MUST_CHECK;
+
+void session_close(struct session *s);
+
+#endif

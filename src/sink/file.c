@@ -1,0 +1,173 @@
+/*
+ * file:PATH appends one message a line. Taken when fsync has returned, which is called at least
+ * each second while there is something to sync.
+ *
+ * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
+ * is opened, and the last line's position tells what not to write again.
+ */
+#include "base/clock.h"
+#include "encode/encode.h"
+#include "sink/sink.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SYNC_EVERY_MS 1000
+#define SYNC_EVERY_BYTES (1u << 20)
+
+struct file {
+	int fd;
+	size_t unsynced;    /* bytes */
+	int64_t oldest_ms;  /* when the first of them was written */
+	uint64_t written;   /* the last sequence number written */
+};
+
+static int fail(const struct sink *s, const char *what, struct err *err)
+{
+	bool passes = errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EAGAIN;
+
+	return err_set(err, passes ? ERR_RETRY : ERR_CONFIG, "cannot %s %s: %s", what, s->url + 5,
+		       strerror(errno));
+}
+
+/* Reads backwards from `end` for the last newline before it; returns its offset or -1. */
+static off_t last_newline(int fd, off_t end)
+{
+	char block[65536];
+
+	while (end > 0) {
+		off_t from = end > (off_t)sizeof(block) ? end - (off_t)sizeof(block) : 0;
+		ssize_t n = pread(fd, block, (size_t)(end - from), from);
+		char *nl = n > 0 ? memrchr(block, '\n', (size_t)n) : NULL;
+
+		if (n <= 0)
+			return -1;
+		if (nl)
+			return from + (nl - block);
+		end = from;
+	}
+	return -1;
+}
+
+/* Takes the position from the last whole line, [from, to). */
+static int read_position(struct sink *s, int fd, off_t from, off_t to, struct err *err)
+{
+	struct strbuf line = { 0 };
+	size_t n = (size_t)(to - from);
+	int failed = 0;
+
+	if (!s->format->position || n == 0)
+		return 0;
+	if (pread(fd, strbuf_room(&line, n), n, from) != (ssize_t)n)
+		failed = fail(s, "read", err);
+	else if (!s->format->position((struct str){ line.p, n }, &s->held))
+		failed = err_set(err, ERR_CONFIG,
+				 "the last line of %s is not an event in format %s: move the file "
+				 "away or name another one",
+				 s->url + 5, s->format->name);
+	strbuf_release(&line);
+	return failed;
+}
+
+static int resume(struct sink *s, int fd, struct err *err)
+{
+	struct stat st;
+	off_t end, begin;
+
+	if (fstat(fd, &st))
+		return fail(s, "look at", err);
+	if (!S_ISREG(st.st_mode) || st.st_size == 0)
+		return 0;
+	end = last_newline(fd, st.st_size);
+	begin = end > 0 ? last_newline(fd, end) + 1 : 0;
+	if (end >= 0 && read_position(s, fd, begin, end, err))
+		return -1;
+	if (end + 1 != st.st_size && ftruncate(fd, end + 1))
+		return fail(s, "cut the torn last line of", err);
+	return 0;
+}
+
+static int file_open(struct sink *s, struct err *err)
+{
+	struct file *f = s->state;
+
+	f->fd = open(s->url + 5, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	if (f->fd < 0)
+		return fail(s, "open", err);
+	if (flock(f->fd, LOCK_EX | LOCK_NB))
+		return err_set(err, ERR_RETRY, "%s is being written by another process", s->url + 5);
+	return resume(s, f->fd, err);
+}
+
+static int sync_now(struct sink *s, struct err *err)
+{
+	struct file *f = s->state;
+
+	if (!f->unsynced)
+		return 0;
+	if (fdatasync(f->fd) && errno != EINVAL && errno != EROFS) /* pipes cannot be synced */
+		return fail(s, "sync", err);
+	f->unsynced = 0;
+	sink_took(s, f->written);
+	return 0;
+}
+
+static int file_send(struct sink *s, const struct batch *b, uint32_t from, struct err *err)
+{
+	struct file *f = s->state;
+	size_t at = b->messages[from].at;
+
+	while (at < b->body.n) {
+		ssize_t n = write(f->fd, b->body.p + at, b->body.n - at);
+
+		if (n < 0 && errno != EINTR)
+			return fail(s, "write to", err);
+		if (n <= 0)
+			continue;
+		if (!f->unsynced)
+			f->oldest_ms = clock_ms();
+		f->unsynced += (size_t)n;
+		at += (size_t)n;
+	}
+	f->written = b->first + b->n - 1;
+	return f->unsynced >= SYNC_EVERY_BYTES ? sync_now(s, err) : 0;
+}
+
+static int file_poll(struct sink *s, int timeout_ms, struct err *err)
+{
+	struct file *f = s->state;
+
+	if (f->unsynced) {
+		int64_t left = f->oldest_ms + SYNC_EVERY_MS - clock_ms();
+
+		if (left <= 0)
+			return sync_now(s, err);
+		if (timeout_ms < 0 || timeout_ms > left)
+			timeout_ms = (int)left;
+	}
+	if (timeout_ms)
+		sink_wait(s, timeout_ms);
+	return 0;
+}
+
+static void file_close(struct sink *s)
+{
+	struct file *f = s->state;
+
+	if (f->fd > 0)
+		close(f->fd);
+}
+
+const struct sink_driver sink_file = {
+	.schemes = (const char *const[]){ "file", NULL },
+	.help = "file:PATH  appends lines; taken when fsync has returned",
+	.state_size = sizeof(struct file),
+	.open = file_open,
+	.send = file_send,
+	.poll = file_poll,
+	.flush = sync_now,
+	.close = file_close,
+};

@@ -1,0 +1,339 @@
+#include "sink/sink.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* How much may be in flight to one sink. */
+#define MAX_BATCHES 16
+
+/* A batch that grew over this for one huge message gives its memory back. */
+#define KEEP_BYTES (1u << 20)
+
+#define BACKOFF_FIRST_MS 100
+#define BACKOFF_MOST_MS 10000
+
+const struct sink_driver *const sink_drivers[] = { &sink_stdout, &sink_file, &sink_null, NULL };
+
+static const struct sink_driver *find_driver(const char *url)
+{
+	const char *colon = strchr(url, ':');
+	size_t n = colon ? (size_t)(colon - url) : 0;
+
+	for (size_t i = 0; sink_drivers[i]; i++)
+		for (const char *const *scheme = sink_drivers[i]->schemes; *scheme; scheme++)
+			if (n && strlen(*scheme) == n && memcmp(*scheme, url, n) == 0)
+				return sink_drivers[i];
+	return NULL;
+}
+
+static void signal_fd(int fd)
+{
+	uint64_t one = 1;
+
+	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+static void set_condition(struct sink *s, enum sink_condition condition, const struct err *why)
+{
+	pthread_mutex_lock(&s->lock);
+	s->condition = condition;
+	if (why)
+		s->err = *why;
+	pthread_mutex_unlock(&s->lock);
+	signal_fd(s->progress);
+}
+
+enum sink_condition sink_condition(struct sink *s, struct err *err)
+{
+	enum sink_condition condition;
+
+	pthread_mutex_lock(&s->lock);
+	condition = s->condition;
+	*err = s->err;
+	pthread_mutex_unlock(&s->lock);
+	return condition;
+}
+
+void sink_took(struct sink *s, uint64_t seq)
+{
+	atomic_store_explicit(&s->taken, seq, memory_order_release);
+	signal_fd(s->progress);
+}
+
+void sink_wait(struct sink *s, int timeout_ms)
+{
+	struct pollfd pfd = { s->wake, POLLIN, 0 };
+
+	poll(&pfd, 1, timeout_ms);
+}
+
+/* The next batch from the reader, or NULL; empties the wake-up. */
+static struct batch *next_batch(struct sink *s, bool *ending)
+{
+	struct batch *b;
+	uint64_t n;
+
+	if (read(s->wake, &n, sizeof(n)) < 0) {
+		/* nothing was signalled */
+	}
+	pthread_mutex_lock(&s->lock);
+	b = s->queued;
+	if (b) {
+		s->queued = b->next;
+		if (!s->queued)
+			s->queued_end = &s->queued;
+		b->next = NULL;
+		if (s->queued)
+			signal_fd(s->wake);
+	}
+	*ending = s->ending && !b;
+	pthread_mutex_unlock(&s->lock);
+	return b;
+}
+
+/* Gives batches back that are wholly taken. */
+static void reclaim(struct sink *s)
+{
+	uint64_t taken = sink_taken(s);
+
+	while (s->sent && s->sent->first + s->sent->n - 1 <= taken) {
+		struct batch *b = s->sent;
+
+		s->sent = b->next;
+		if (!s->sent)
+			s->sent_end = &s->sent;
+		b->n = 0;
+		b->body.n = b->meta.n = 0;
+		strbuf_shrink(&b->body, KEEP_BYTES);
+		strbuf_shrink(&b->meta, KEEP_BYTES);
+		pthread_mutex_lock(&s->lock);
+		b->next = s->spare;
+		s->spare = b;
+		pthread_mutex_unlock(&s->lock);
+		signal_fd(s->progress);
+	}
+}
+
+/* Sends what the destination does not hold yet. Held messages at the front count as taken once
+ * everything before them is; drivers report cumulatively, so the rest of the batch covers them. */
+static int send_batch(struct sink *s, const struct batch *b, struct err *err)
+{
+	uint32_t from = 0;
+
+	while (from < b->n && position_cmp(b->messages[from].position, s->held) <= 0)
+		from++;
+	if (from < b->n && s->driver->send(s, b, from, err))
+		return -1;
+	if (!s->driver->poll || (from == b->n && sink_taken(s) + 1 == b->first))
+		sink_took(s, b->first + b->n - 1);
+	return 0;
+}
+
+static void append_sent(struct sink *s, struct batch *b)
+{
+	*s->sent_end = b;
+	s->sent_end = &b->next;
+}
+
+/* One connection's life: resend what was not taken, then go on with what comes. Returns 0 at the
+ * end, -1 when the connection failed. */
+static int serve(struct sink *s, struct err *err)
+{
+	bool ending = false;
+
+	for (struct batch *b = s->sent; b; b = b->next)
+		if (send_batch(s, b, err))
+			return -1;
+	for (;;) {
+		struct batch *b = next_batch(s, &ending);
+
+		if (b) {
+			append_sent(s, b);
+			if (send_batch(s, b, err))
+				return -1;
+		} else if (ending) {
+			return s->driver->flush ? s->driver->flush(s, err) : 0;
+		}
+		if (s->driver->poll && s->driver->poll(s, b ? 0 : -1, err))
+			return -1;
+		reclaim(s);
+		if (!s->driver->poll && !b)
+			sink_wait(s, -1);
+	}
+}
+
+/* Backs off, but not from the wish to end. Returns false when the end was asked for. */
+static bool back_off(struct sink *s, int *delay_ms)
+{
+	int64_t end = clock_ms() + *delay_ms / 2 + rand() % (*delay_ms / 2 + 1);
+	bool ending = false;
+
+	while (!ending && clock_ms() < end) {
+		struct timespec nap = { 0, 20000000 };
+
+		nanosleep(&nap, NULL);
+		pthread_mutex_lock(&s->lock);
+		ending = s->ending;
+		pthread_mutex_unlock(&s->lock);
+	}
+	*delay_ms = *delay_ms * 2 < BACKOFF_MOST_MS ? *delay_ms * 2 : BACKOFF_MOST_MS;
+	return !ending;
+}
+
+static void *run(void *arg)
+{
+	struct sink *s = arg;
+	int delay_ms = BACKOFF_FIRST_MS;
+	struct err err = { 0 };
+	int failed;
+
+	do {
+		memset(s->state, 0, s->driver->state_size);
+		failed = s->driver->open(s, &err);
+		if (!failed) {
+			set_condition(s, SINK_OPEN, NULL);
+			delay_ms = BACKOFF_FIRST_MS;
+			failed = serve(s, &err);
+		}
+		s->driver->close(s);
+		if (failed && err.kind != ERR_RETRY) {
+			set_condition(s, SINK_FAILED, &err);
+			return NULL;
+		}
+		if (failed)
+			set_condition(s, SINK_RETRYING, &err);
+	} while (failed && back_off(s, &delay_ms));
+	set_condition(s, SINK_ENDED, NULL);
+	return NULL;
+}
+
+struct batch *sink_batch(struct sink *s)
+{
+	struct batch *b;
+
+	pthread_mutex_lock(&s->lock);
+	b = s->spare;
+	if (b) {
+		s->spare = b->next;
+	} else if (s->nbatches < MAX_BATCHES) {
+		s->nbatches++;
+		b = mem_alloc(sizeof(*b));
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (b)
+		b->next = NULL;
+	return b;
+}
+
+void sink_send(struct sink *s, struct batch *b)
+{
+	bool was_empty;
+
+	b->next = NULL;
+	pthread_mutex_lock(&s->lock);
+	was_empty = !s->queued;
+	*s->queued_end = b;
+	s->queued_end = &b->next;
+	pthread_mutex_unlock(&s->lock);
+	if (was_empty)
+		signal_fd(s->wake);
+}
+
+void sink_end(struct sink *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->ending = true;
+	pthread_mutex_unlock(&s->lock);
+	signal_fd(s->wake);
+}
+
+void sink_batch_free(struct batch *b)
+{
+	if (!b)
+		return;
+	strbuf_release(&b->body);
+	strbuf_release(&b->meta);
+	free(b->messages);
+	free(b);
+}
+
+static void free_batches(struct batch *b)
+{
+	while (b) {
+		struct batch *next = b->next;
+
+		sink_batch_free(b);
+		b = next;
+	}
+}
+
+static void sink_free(struct sink *s)
+{
+	free_batches(s->queued);
+	free_batches(s->spare);
+	free_batches(s->sent);
+	pthread_mutex_destroy(&s->lock);
+	close(s->wake);
+	free(s->url);
+	free(s->state);
+	free(s);
+}
+
+int sink_check(const char *url, struct err *err)
+{
+	if (find_driver(url))
+		return 0;
+	return err_set(err, ERR_CONFIG, "no output knows \"%s\"; see pgherald stream --help", url);
+}
+
+struct sink *sink_start(const char *url, const struct format *format, int progress,
+			struct err *err)
+{
+	const struct sink_driver *driver = find_driver(url);
+	struct sink *s;
+
+	if (sink_check(url, err))
+		return NULL;
+	s = mem_alloc(sizeof(*s));
+	s->driver = driver;
+	s->url = mem_strdup(url);
+	s->format = format;
+	s->state = mem_alloc(driver->state_size);
+	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->progress = progress;
+	s->queued_end = &s->queued;
+	s->sent_end = &s->sent;
+	pthread_mutex_init(&s->lock, NULL);
+	if (pthread_create(&s->thread, NULL, run, s)) {
+		err_set(err, ERR_FAIL, "cannot start a thread for %s", url);
+		sink_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+int sink_join(struct sink *s, int timeout_ms)
+{
+	struct timespec end;
+
+	if (!s)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += timeout_ms / 1000;
+	end.tv_nsec += timeout_ms % 1000 * 1000000L;
+	if (end.tv_nsec >= 1000000000) {
+		end.tv_sec++;
+		end.tv_nsec -= 1000000000;
+	}
+	if (pthread_timedjoin_np(s->thread, NULL, &end))
+		return -1;
+	sink_free(s);
+	return 0;
+}
