@@ -1,0 +1,78 @@
+"""Fixtures of the live tests: real servers, fresh databases, the program under test."""
+import os
+
+import pytest
+
+for name in [n for n in os.environ if n.startswith("PG") and not n.startswith("PGHERALD_")]:
+    del os.environ[name]  # the tests' connections are their own
+
+import herald as herald_module  # noqa: E402
+import postgres  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The server that most tests share: fast, because nothing of it need survive a crash."""
+    with postgres.Postgres() as shared:
+        yield shared
+
+
+@pytest.fixture
+def new_server():
+    """Makes and starts a server for one test alone: new_server(wal_sender_timeout="2s")."""
+    made = []
+
+    def make(**settings):
+        made.append(postgres.Postgres(**settings))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.remove()
+
+
+@pytest.fixture
+def db(server):
+    """A fresh database of the shared server."""
+    fresh = postgres.Database(server)
+    yield fresh
+    fresh.drop()
+
+
+@pytest.fixture
+def herald(request):
+    """Starts `pgherald stream` on a database and waits for its slot: herald(db, "--limit", 3).
+
+    Options file, env and read are Herald's; file=PATH adds --to; ready=False does not wait.
+    """
+    started = []
+    request.node.heralds = started
+
+    def start(db, *args, ready=True, **options):
+        if options.get("file"):
+            args = ("--to", f"file:{options['file']}", *args)
+        if "--slot" not in args:
+            args = ("--slot", db.slot, *args)
+        started.append(herald_module.Herald("stream", db.conninfo, *args, **options))
+        return started[-1].wait_ready(db) if ready else started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """A failed test shows what the program and its server had to say."""
+    report = (yield).get_result()
+    if not report.failed:
+        return
+    for one in getattr(item, "heralds", []):
+        report.sections.append(("pgherald", one.describe()))
+    for name in ("server", "db"):
+        found = getattr(item, "funcargs", {}).get(name)
+        if found:
+            log = getattr(found, "server", found).log()
+            report.sections.append(("PostgreSQL's log, its end", "".join(log[-3000:])))
+            break
