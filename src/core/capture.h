@@ -20,7 +20,7 @@ enum capture_answer {
 struct capture_callback {
 	enum capture_answer (*event)(void *user, const struct event *e);
 	/* The actions wanted of a table, asked once for each Relation message. */
-	uint16_t (*wants)(void *user, const struct relation *rel);
+	uint16_t (*wants)(void *user, struct relation *rel);
 	void *user;
 };
 

@@ -90,6 +90,7 @@ struct relation {
 	uint32_t nprimary;     /* columns with primary set */
 	uint16_t wanted;       /* ACTION_BITs that some output wants; set by core/ */
 	uint16_t *output_wants; /* likewise for each output; owned by core/, NULL before it decided */
+	uint64_t listeners;     /* a bit for each of the library's callbacks whose pattern matches */
 };
 
 /* Constant for a connection. */
