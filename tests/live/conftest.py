@@ -70,9 +70,8 @@ def pytest_runtest_makereport(item):
         return
     for one in getattr(item, "heralds", []):
         report.sections.append(("pgherald", one.describe()))
-    for name in ("server", "db"):
+    for name in ("db", "server"):
         found = getattr(item, "funcargs", {}).get(name)
         if found:
-            log = getattr(found, "server", found).log()
-            report.sections.append(("PostgreSQL's log, its end", "".join(log[-3000:])))
+            report.sections.append(("PostgreSQL's log", found.log()[-3000:]))
             break

@@ -242,6 +242,7 @@ class Database:
     def __init__(self, server, options=""):
         Database.count += 1
         self.server = server
+        self.log_start = len(server.log())
         self.name = self.slot = f"t{Database.count}"
         server.sql(f"create database {self.name} {options}")
         self.connection = None
@@ -277,6 +278,10 @@ class Database:
     def wal_lsn(self):
         """The end of the write-ahead log, as an integer."""
         return int(self.sql("select pg_current_wal_lsn() - '0/0'")[0][0])
+
+    def log(self):
+        """What the server has logged since this database was made."""
+        return self.server.log()[self.log_start:]
 
     def drop(self):
         """Removes the database with its slots, whoever still uses them."""

@@ -1,4 +1,5 @@
 """The demo: `pgherald demo` on a throwaway server of its own."""
+import contextlib
 import glob
 import json
 import os
@@ -15,7 +16,9 @@ from postgres import LIMIT, running, wait_until
 def start_demo(*args):
     return subprocess.Popen([f"{REPO}/script/pgherald-demo", *args], text=True,
                             env=environment({"PGHERALD": PROGRAM}), stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            # whoever started the tests may ignore SIGINT, and that is inherited
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def folder(intro):
@@ -25,6 +28,17 @@ def folder(intro):
 def server_pid(intro):
     with open(f"{folder(intro)}/data/postmaster.pid") as f:
         return int(f.readline())
+
+
+def child_commands(pid):
+    """The command lines of a process's children."""
+    commands = ""
+    for task in glob.glob(f"/proc/{pid}/task/*/children"):
+        with open(task) as f:
+            for child in f.read().split():
+                with contextlib.suppress(OSError), open(f"/proc/{child}/cmdline") as line:
+                    commands += line.read().replace("\0", " ")
+    return commands
 
 
 def test_demo_tells_what_the_shop_does_and_ends_by_itself():
@@ -71,14 +85,14 @@ def test_demo_that_is_interrupted_leaves_nothing(number):
 
 def test_demo_interrupted_while_it_starts_leaves_nothing():
     # Given a demo that has only made its folder
-    before = set(glob.glob("/tmp/pgherald-demo.*"))
     demo = start_demo()
-    made = wait_until(lambda: set(glob.glob("/tmp/pgherald-demo.*")) - before, "its folder")
+    made = wait_until(lambda: re.search(r"/tmp/pgherald-demo\.\w+", child_commands(demo.pid)),
+                      "a command on its folder").group()
 
     # when it gets a signal, then its folder goes with it
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=LIMIT)
-    wait_until(lambda: not any(os.path.exists(d) for d in made), "its folder to go")
+    assert not os.path.exists(made)
 
 
 def test_demo_refuses_a_wrong_argument():
