@@ -10,6 +10,8 @@
 #include "base/mem.h"
 #include "base/str.h"
 
+#include <stdio.h>
+
 /* A list of strings, as given by "a,b" or a YAML sequence. */
 struct strings {
 	const char **v;
@@ -17,15 +19,17 @@ struct strings {
 };
 
 struct output_settings {
-	const char *to;     /* URL */
+	const char *to;     /* URL, without the parameters that were options */
 	const char *format; /* NULL: native, or pretty on a terminal */
-	struct strings tables;  /* empty: those of the stream */
+	struct strings tables;  /* empty: all; those of the stream unless the output has its own */
 	struct strings actions; /* likewise */
 	const char *numeric, *int8, *bytea, *timestamps;
-	const char *variant;
+	const char *variant; /* NULL: none */
 	bool recorded_at, transactions;
 	struct strings tags; /* "name=value" */
+	/* NULL: the format's default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
+	uint64_t given; /* a bit for each row of the table that was said of this output alone */
 };
 
 struct settings {
@@ -41,9 +45,42 @@ struct settings {
 	const char *until; /* likewise */
 	int64_t limit;     /* events, 0: no limit */
 	const char *log_format, *log_level;
+	struct output_settings output; /* what holds for outputs that say nothing else */
 	struct output_settings *outputs; /* never empty after settings_load: stdout: by default */
 	size_t noutputs;
 	const char *file; /* the YAML file these came from, or NULL */
+	int64_t seconds;  /* 0: until interrupted */
+	bool json, yes;
+	bool help, print_config; /* asked for on the command line */
 };
+
+/* The defaults, without any output. For settings that are zeroed or released. */
+void settings_init(struct settings *s);
+
+/* Reads the settings of a verb: defaults, then the file (-c), the environment (PGHERALD_*) and the
+ * arguments behind the verb, each overriding those before. To reload, load again into another
+ * struct with the same arguments. USAGE for a wrong argument, CONFIG ("FILE:LINE: key: ...",
+ * "PGHERALD_NAME: ...") for the rest; s is released on failure. Where --help was given nothing else
+ * is looked at. */
+int settings_load(struct settings *s, const char *verb, int argc, char **argv,
+		  struct err *err) MUST_CHECK;
+
+/* Reads YAML text over what is in s; name is the file's for messages. */
+int settings_read(struct settings *s, const char *name, struct str text,
+		  struct err *err) MUST_CHECK;
+
+/* Sets one option by its name in the table; "to" adds an output. The text is copied. CONFIG when
+ * there is no such option or the value is wrong. */
+int settings_set(struct settings *s, const char *name, const char *value,
+		 struct err *err) MUST_CHECK;
+
+/* Whether every option that differs may change while running; otherwise CONFIG naming it. */
+int settings_check_reload(const struct settings *old, const struct settings *new,
+			  struct err *err) MUST_CHECK;
+
+/* Writes them as YAML that could be read again, but for secrets, which are shown as "***". */
+void settings_print(const struct settings *s, FILE *f);
+
+void settings_release(struct settings *s);
 
 #endif

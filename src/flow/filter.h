@@ -2,6 +2,7 @@
 #ifndef PGHERALD_FILTER_H
 #define PGHERALD_FILTER_H
 
+#include "base/glob.h"
 #include "conf/settings.h"
 
 struct event;
@@ -12,7 +13,7 @@ struct event;
  * last pattern that matches decides; before the first, a table is wanted only when that first one
  * is a negation. */
 struct filter {
-	struct pattern *patterns; /* in the arena given to filter_init */
+	struct glob_name *patterns; /* in the arena given to filter_init */
 	size_t npatterns;
 	uint16_t actions; /* ACTION_BITs */
 };

@@ -1,0 +1,428 @@
+#include "conf/options.h"
+
+#include "base/glob.h"
+
+#include <ctype.h>
+
+#define AT(field) .at = offsetof(struct settings, field), .output_at = OPTION_NOWHERE
+#define AT_OUTPUT(field)                                                                           \
+	.at = offsetof(struct settings, output.field),                                             \
+	.output_at = offsetof(struct output_settings, field)
+#define AT_BOTH(field)                                                                             \
+	.at = offsetof(struct settings, field), .output_at = offsetof(struct output_settings, field)
+
+const struct option options[] = {
+	{ "connection", 0, OPTION_STRING, OPTION_SECRET, AT(connection),
+	  "stream check status drop", "CONNINFO", "",
+	  0, 65536, "where the database is; libpq's PG* variables apply too",
+	  "A libpq URI or keyword string. On the command line it is the argument without a flag.",
+	  .heading = "Connection and slot" },
+	{ "slot", 0, OPTION_SLOT, 0, AT(slot), "stream check status drop", "NAME", "pgherald",
+	  .help = "replication slot; made when it is missing",
+	  .more = "The slot keeps the position. It is never dropped except by *pgherald drop*." },
+	{ "publication", 0, OPTION_STRING, 0, AT(publication), "stream check status drop", "NAME",
+	  "pgherald", 1, 63, "publication; made when it is missing",
+	  "It is made for all tables, or for those of *--tables* where these are plain names. A "
+	  "publication that exists is used as it is." },
+	{ "temporary", 0, OPTION_BOOL, 0, AT(temporary), "stream", .def = "false",
+	  .help = "use a slot that disappears on exit" },
+	{ "create", 0, OPTION_BOOL, 0, AT(create), "stream", .def = "true",
+	  .help = "make the slot and the publication where they are missing" },
+	{ "wait", 0, OPTION_BOOL, 0, AT(wait), "stream", .def = "true",
+	  .help = "wait while another process uses the slot",
+	  .more = "The waiting process stands by and takes over when the other goes." },
+	{ "name", 0, OPTION_STRING, OPTION_MANUAL, AT(name), "stream", "LABEL", NULL, 1, 200,
+	  "label of this server in formats that show one; default: the database" },
+
+	{ "tables", 0, OPTION_TABLES, OPTION_RELOAD, AT_BOTH(tables), "stream check", "PATTERNS",
+	  .help = "tables wanted, as in 'public.*,!public.log'",
+	  .more = "Patterns over schema.table, separated by commas: _\\*_ and _?_ are wildcards, _!_ "
+		  "excludes, a part in double quotes is taken as it is, and a pattern without a dot "
+		  "means that table in any schema. The last pattern that matches decides.",
+	  .heading = "Which events" },
+	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions), "stream",
+	  "insert|update|delete|truncate|message", .help = "actions wanted, separated by commas" },
+	{ "from", 0, OPTION_POSITION, 0, AT(from), "stream", "now|LSN",
+	  .help = "begin here instead of at the slot's position",
+	  .more = "A slot never goes back: a position before the slot's own is an error." },
+	{ "until", 0, OPTION_POSITION, 0, AT(until), "stream", "now|LSN",
+	  .help = "deliver everything up to here and exit",
+	  .more = "*now* is the server's end of the log when pgherald starts." },
+	{ "limit", 0, OPTION_INT, 0, AT(limit), "stream", "N", "0", 0, INT64_MAX,
+	  "exit after so many events; 0: no limit" },
+
+	{ "to", 0, OPTION_URL, OPTION_SECRET | OPTION_RELOAD | OPTION_REPEAT, AT_OUTPUT(to),
+	  "stream", "URL", NULL, 1, 4096, "output: stdout:, null:, file:PATH; may be repeated",
+	  "Options of single outputs can be given as parameters: "
+	  "_file:/var/log/app.json?format=pgevents&tables=public.\\*_. Without any, events go to "
+	  "standard output.",
+	  .heading = "Where to and how" },
+	{ "format", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(format), "stream",
+	  "native|pretty|pgevents|wal-listener|wal2json|cloudevents|debezium",
+	  .help = "default: native, or pretty in a terminal" },
+	{ "numeric", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(numeric), "stream", "number|string",
+	  "number", .help = "how numeric values are written" },
+	{ "int8", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(int8), "stream", "number|string",
+	  "number", .help = "how 64-bit integers are written" },
+	{ "bytea", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(bytea), "stream", "hex|base64", "hex",
+	  .help = "how bytea values are written" },
+	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(timestamps), "stream",
+	  "iso|epoch_us", "iso", .help = "how dates and timestamps are written" },
+	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD, AT_OUTPUT(tags), "stream", "NAME=VALUE,...",
+	  .help = "constant labels in every native event" },
+	{ "variant", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(variant), "stream",
+	  "pgwalstreams", .help = "wal-listener: write as that relative of it does" },
+	{ "recorded-at", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(recorded_at),
+	  "stream", .def = "false", .help = "pgevents: add recorded_at" },
+	{ "transactions", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(transactions),
+	  "stream", .def = "true", .help = "wal2json: show begin and commit" },
+	{ "decimal-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(decimal_mode),
+	  "stream", "precise|double|string", .help = "debezium: decimal.handling.mode" },
+	{ "time-precision", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL,
+	  AT_OUTPUT(time_precision), "stream", "adaptive|connect|isostring",
+	  .help = "debezium: time.precision.mode" },
+	{ "interval-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(interval_mode),
+	  "stream", "numeric|string", .help = "debezium: interval.handling.mode" },
+	{ "binary-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(binary_mode),
+	  "stream", "bytes|hex|base64", .help = "debezium: binary.handling.mode" },
+	{ "hstore-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(hstore_mode),
+	  "stream", "map|json", .help = "debezium: hstore.handling.mode" },
+
+	{ "config", 'c', OPTION_STRING, OPTION_FLAG_ONLY, AT(file), "stream check status drop",
+	  "FILE", NULL, 1, 4096, "read settings from a YAML file",
+	  "The environment variable *PGHERALD_CONFIG* names it too.", .heading = "Running" },
+	{ "print-config", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(print_config),
+	  "stream check status drop", .help = "show the settings that result, and exit" },
+	{ "binary", 0, OPTION_BOOL, 0, AT(binary), "stream", .def = "false",
+	  .help = "ask the server for binary values" },
+	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format), NULL, "logfmt|json",
+	  "logfmt", .help = "how the lines on standard error are written" },
+	{ "log-level", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_level), NULL, "debug|info|warn|error",
+	  "info", .help = "the least that is logged" },
+	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds), "demo", "N", "0", 0, 1000000,
+	  "end after so many seconds; 0: when interrupted" },
+	{ "json", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(json), "check status",
+	  .help = "write JSON" },
+	{ "yes", 'y', OPTION_BOOL, OPTION_FLAG_ONLY, AT(yes), "drop", .help = "do not ask" },
+	{ "help", 'h', OPTION_BOOL, OPTION_FLAG_ONLY, AT(help), NULL, .help = "show this" },
+};
+
+const size_t options_count = sizeof(options) / sizeof(options[0]);
+
+_Static_assert(sizeof(options) / sizeof(options[0]) <= 64, "output_settings.given is 64 bits");
+
+/* One of the words in a list of words; sep stands between them. */
+static bool has_word(const char *words, char sep, struct str word)
+{
+	while (words) {
+		const char *end = strchrnul(words, sep);
+
+		if (str_eq((struct str){ words, (size_t)(end - words) }, word))
+			return true;
+		words = *end ? end + 1 : NULL;
+	}
+	return false;
+}
+
+bool option_of_verb(const struct option *o, const char *verb)
+{
+	return !o->verbs || !verb || has_word(o->verbs, ' ', str_c(verb));
+}
+
+static bool same_char(char c, char in_table, char sep)
+{
+	if (in_table == '-')
+		return sep ? c == sep : c == '-' || c == '_';
+	return c == in_table;
+}
+
+const struct option *options_find(struct str name, char sep)
+{
+	for (size_t i = 0; i < options_count; i++) {
+		const char *p = options[i].name;
+		size_t n = 0;
+
+		while (n < name.n && p[n] && same_char(name.p[n], p[n], sep))
+			n++;
+		if (n == name.n && !p[n])
+			return &options[i];
+	}
+	return NULL;
+}
+
+const struct option *options_find_bool(struct str name, char sep, bool *negated)
+{
+	const struct option *o = options_find(name, sep);
+
+	*negated = false;
+	if (o || name.n < 4 || memcmp(name.p, "no", 2) != 0 || name.p[2] != sep)
+		return o;
+	o = options_find(str_from(name, 3), sep);
+	if (o && o->type != OPTION_BOOL)
+		return NULL;
+	*negated = true;
+	return o;
+}
+
+#define NAME_MAX_LEN 32
+
+/* Insertions, deletions and replacements that make b of a (Levenshtein); - and _ are the same. */
+static size_t distance(struct str a, struct str b)
+{
+	size_t row[NAME_MAX_LEN + 1], diagonal;
+
+	for (size_t j = 0; j <= b.n; j++)
+		row[j] = j;
+	for (size_t i = 0; i < a.n; i++) {
+		diagonal = row[0];
+		row[0] = i + 1;
+		for (size_t j = 0; j < b.n; j++) {
+			char c = a.p[i] == '_' ? '-' : a.p[i];
+			size_t best = diagonal + (c != b.p[j]);
+
+			diagonal = row[j + 1];
+			if (best > row[j] + 1)
+				best = row[j] + 1;
+			row[j + 1] = best < diagonal + 1 ? best : diagonal + 1;
+		}
+	}
+	return row[b.n];
+}
+
+const struct option *options_suggest(struct str name, const char *verb)
+{
+	const struct option *best = NULL;
+	size_t least = name.n / 3 + 1;
+
+	if (name.n > NAME_MAX_LEN)
+		return NULL;
+	for (size_t i = 0; i < options_count; i++) {
+		size_t d = distance(name, str_c(options[i].name));
+
+		if (d <= least && option_of_verb(&options[i], verb)) {
+			least = d - (d > 0);
+			best = &options[i];
+		}
+	}
+	return best;
+}
+
+bool option_is_list(const struct option *o)
+{
+	return o->type == OPTION_LIST || o->type == OPTION_TABLES || o->type == OPTION_PAIRS;
+}
+
+/* What to say of a value in a message. */
+#define SHOWN "\"%.*s\""
+#define SHOWN_ARG(s) (int)((s).n < 100 ? (s).n : 100), (s).p
+
+static int set_string(const struct option *o, void *field, struct arena *arena, struct str text,
+		      struct err *err)
+{
+	if (text.n == 0 && o->min > 0)
+		return err_set(err, ERR_CONFIG, "it is empty");
+	if (text.n > (size_t)o->max)
+		return err_set(err, ERR_CONFIG, "it is longer than %lld bytes", (long long)o->max);
+	*(const char **)field = arena_copy(arena, text.p, text.n);
+	return 0;
+}
+
+static int set_slot(const struct option *o, void *field, struct arena *arena, struct str text,
+		    struct err *err)
+{
+	bool good = text.n > 0 && text.n <= 63;
+
+	for (size_t i = 0; i < text.n && good; i++)
+		good = islower((unsigned char)text.p[i]) || isdigit((unsigned char)text.p[i]) ||
+		       text.p[i] == '_';
+	if (!good)
+		return err_set(err, ERR_CONFIG, SHOWN " is not a slot's name: 1 to 63 lower-case "
+			       "letters, digits and underscores", SHOWN_ARG(text));
+	*(const char **)field = arena_copy(arena, text.p, text.n);
+	return 0;
+}
+
+/* Two hexadecimal numbers of up to 8 digits with a slash between them. */
+static bool is_lsn(struct str s)
+{
+	size_t digits = 0, slashes = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.p[i] == '/' && digits > 0 && slashes++ == 0)
+			digits = 0;
+		else if (!isxdigit((unsigned char)s.p[i]) || ++digits > 8)
+			return false;
+	}
+	return slashes == 1 && digits > 0;
+}
+
+static int set_position(const struct option *o, void *field, struct arena *arena, struct str text,
+			struct err *err)
+{
+	if (!str_eq(text, STR("now")) && !is_lsn(text))
+		return err_set(err, ERR_CONFIG, SHOWN " is neither now nor an LSN such as 0/16B3748",
+			       SHOWN_ARG(text));
+	*(const char **)field = arena_copy(arena, text.p, text.n);
+	return 0;
+}
+
+static int set_enum(const struct option *o, void *field, struct arena *arena, struct str text,
+		    struct err *err)
+{
+	if (!has_word(o->arg, '|', text))
+		return err_set(err, ERR_CONFIG, SHOWN " is not one of %s", SHOWN_ARG(text), o->arg);
+	*(const char **)field = arena_copy(arena, text.p, text.n);
+	return 0;
+}
+
+static int set_bool(const struct option *o, void *field, struct arena *arena, struct str text,
+		    struct err *err)
+{
+	bool yes = has_word("true|yes|on|1", '|', text);
+
+	if (!yes && !has_word("false|no|off|0", '|', text))
+		return err_set(err, ERR_CONFIG, SHOWN " is neither true nor false", SHOWN_ARG(text));
+	*(bool *)field = yes;
+	return 0;
+}
+
+static int set_int(const struct option *o, void *field, struct arena *arena, struct str text,
+		   struct err *err)
+{
+	bool good = text.n > 0;
+	int64_t v = 0;
+
+	for (size_t i = 0; i < text.n && good; i++)
+		good = isdigit((unsigned char)text.p[i]) && !__builtin_mul_overflow(v, 10, &v) &&
+		       !__builtin_add_overflow(v, text.p[i] - '0', &v);
+	if (!good || v < o->min || v > o->max)
+		return err_set(err, ERR_CONFIG, SHOWN " is not a whole number from %lld to %lld",
+			       SHOWN_ARG(text), (long long)o->min, (long long)o->max);
+	*(int64_t *)field = v;
+	return 0;
+}
+
+static int check_item(const struct option *o, struct arena *arena, struct str item, struct err *err)
+{
+	struct glob_name pattern;
+	const char *eq;
+
+	if (item.n == 0)
+		return err_set(err, ERR_CONFIG, "the list has an empty item");
+	if (o->type == OPTION_LIST && !has_word(o->arg, '|', item))
+		return err_set(err, ERR_CONFIG, SHOWN " is not one of %s", SHOWN_ARG(item), o->arg);
+	eq = memchr(item.p, '=', item.n);
+	if (o->type == OPTION_PAIRS && (!eq || eq == item.p))
+		return err_set(err, ERR_CONFIG, SHOWN " is not NAME=VALUE", SHOWN_ARG(item));
+	if (o->type == OPTION_TABLES && glob_name_parse(&pattern, arena, item, err))
+		return err_add(err, SHOWN, SHOWN_ARG(item));
+	return 0;
+}
+
+int option_set_list(const struct option *o, void *field, struct arena *arena, struct strings items,
+		    struct err *err)
+{
+	if (items.n == 0)
+		return err_set(err, ERR_CONFIG, "the list is empty; leave it out to have the default");
+	for (size_t i = 0; i < items.n; i++)
+		if (check_item(o, arena, str_c(items.v[i]), err))
+			return -1;
+	*(struct strings *)field = items;
+	return 0;
+}
+
+static struct str trim(struct str s)
+{
+	while (s.n && s.p[0] == ' ')
+		s = str_from(s, 1);
+	while (s.n && s.p[s.n - 1] == ' ')
+		s.n--;
+	return s;
+}
+
+/* The length up to the next comma that is not in double quotes. */
+static size_t item_len(struct str s)
+{
+	bool quoted = false;
+	size_t n = 0;
+
+	for (; n < s.n && (quoted || s.p[n] != ','); n++)
+		quoted ^= s.p[n] == '"';
+	return n;
+}
+
+static int set_list(const struct option *o, void *field, struct arena *arena, struct str text,
+		    struct err *err)
+{
+	struct strings items = { 0 };
+	size_t most = 1;
+
+	for (size_t i = 0; i < text.n; i++)
+		most += text.p[i] == ',';
+	items.v = arena_alloc(arena, most * sizeof(*items.v));
+	for (bool more = text.n > 0; more;) {
+		size_t n = item_len(text);
+		struct str item = trim((struct str){ text.p, n });
+
+		items.v[items.n++] = arena_copy(arena, item.p, item.n);
+		more = n < text.n;
+		text = str_from(text, n + more);
+	}
+	return option_set_list(o, field, arena, items, err);
+}
+
+int option_set(const struct option *o, void *field, struct arena *arena, struct str text,
+	       struct err *err)
+{
+	static int (*const set[])(const struct option *o, void *field, struct arena *arena,
+				  struct str text, struct err *err) = {
+		[OPTION_STRING] = set_string,     [OPTION_SLOT] = set_slot,
+		[OPTION_POSITION] = set_position, [OPTION_URL] = set_string,
+		[OPTION_ENUM] = set_enum,         [OPTION_BOOL] = set_bool,
+		[OPTION_INT] = set_int,           [OPTION_LIST] = set_list,
+		[OPTION_TABLES] = set_list,       [OPTION_PAIRS] = set_list,
+	};
+
+	return set[o->type](o, field, arena, text, err);
+}
+
+static size_t field_size(const struct option *o)
+{
+	if (option_is_list(o))
+		return sizeof(struct strings);
+	return o->type == OPTION_BOOL ? sizeof(bool) :
+	       o->type == OPTION_INT ? sizeof(int64_t) : sizeof(const char *);
+}
+
+void option_copy(const struct option *o, void *to, const void *from)
+{
+	memcpy(to, from, field_size(o));
+}
+
+bool option_unset(const struct option *o, const void *field)
+{
+	if (option_is_list(o))
+		return ((const struct strings *)field)->n == 0;
+	return o->type != OPTION_BOOL && o->type != OPTION_INT && !*(const char *const *)field;
+}
+
+static bool strings_equal(const struct strings *a, const struct strings *b)
+{
+	if (a->n != b->n)
+		return false;
+	for (size_t i = 0; i < a->n; i++)
+		if (strcmp(a->v[i], b->v[i]) != 0)
+			return false;
+	return true;
+}
+
+bool option_equal(const struct option *o, const void *a, const void *b)
+{
+	if (option_unset(o, a) || option_unset(o, b))
+		return option_unset(o, a) && option_unset(o, b);
+	if (option_is_list(o))
+		return strings_equal(a, b);
+	if (o->type == OPTION_BOOL || o->type == OPTION_INT)
+		return memcmp(a, b, field_size(o)) == 0;
+	return str_eq(str_c(*(const char *const *)a), str_c(*(const char *const *)b));
+}
