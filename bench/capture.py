@@ -5,6 +5,7 @@ medians over the rounds. The ratios count, not the absolute numbers: everything 
 in one run.
 """
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -22,9 +23,9 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 PROGRAM = os.path.join(ROOT, "build", "pgherald")
 TABLE = """create table bench (id bigint primary key, n int, name text, amount numeric, body text,
            at timestamptz, tags text[], doc jsonb)"""
-ROWS = """insert into bench select i, i % 1000, 'customer ' || i, (i % 100000) / 100.0,
+ROWS = """insert into bench select i, i %% 1000, 'customer ' || i, (i %% 100000) / 100.0,
           repeat(md5(i::text), 2)::char(60)::text, '2026-01-01'::timestamptz + i * interval '1 second',
-          array['red', 'green', 'tag ' || i % 50], jsonb_build_object('k', i, 'flag', i % 2 = 0)
+          array['red', 'green', 'tag ' || i %% 50], jsonb_build_object('k', i, 'flag', i %% 2 = 0)
           from generate_series(%s, %s) i"""
 
 
@@ -42,16 +43,15 @@ def timed(argv, owner=None):
 
 def backlog(server, rows):
     """A table of so many inserted rows behind the slot `backlog`; returns its end."""
-    with server.connect("bench") as db:
-        db.autocommit = True
-        c = db.cursor()
-        c.execute(TABLE)
-        c.execute("create publication pgherald for all tables")
-        c.execute("select pg_create_logical_replication_slot('backlog', 'pgoutput')")
-        for first in range(1, rows + 1, 1000):
-            c.execute(ROWS, (first, min(first + 999, rows)))
-        c.execute("select pg_current_wal_flush_lsn()")
-        return c.fetchone()[0]
+    def sql(*args):
+        return server.sql(*args, dbname="bench")
+
+    sql(TABLE)
+    sql("create publication pgherald for all tables")
+    sql("select pg_create_logical_replication_slot('backlog', 'pgoutput')")
+    for first in range(1, rows + 1, 1000):
+        sql(ROWS, (first, min(first + 999, rows)))
+    return sql("select pg_current_wal_flush_lsn()")[0][0]
 
 
 def programs(server, end, folder):
@@ -125,8 +125,7 @@ def latency(server, seconds, rate):
     committed = {}
     reader = threading.Thread(target=read)
     reader.start()
-    with server.connect("bench") as db:
-        db.autocommit = True
+    with contextlib.closing(server.connect("bench")) as db:
         c = db.cursor()
         while not server.sql("select 1 from pg_replication_slots where slot_name = 'ticks' and active",
                              dbname="bench"):

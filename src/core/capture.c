@@ -72,6 +72,7 @@ struct capture {
 	int64_t retry_ms;
 	int backoff_ms;
 	bool down_logged;
+	bool was_busy; /* another process had the slot since our last session */
 	int64_t status_ms, heard_ms, publication_ms;
 	uint64_t told; /* the LSN of the last status */
 	bool pinged;
@@ -303,6 +304,7 @@ static int lost_session(struct capture *c, struct err *err)
 {
 	bool busy = err->kind == ERR_BUSY && c->settings->wait;
 
+	c->was_busy |= busy;
 	if (c->decoder.binary_refused) {
 		log_warn("%s; asking for text values instead", err->msg);
 		c->binary = c->decoder.binary_refused = false;
@@ -346,6 +348,7 @@ static int connect_session(struct capture *c, struct err *err)
 {
 	struct session_past past = { .connected = c->connected_once,
 				     .outputs_hold = outputs_hold(c),
+				     .was_busy = c->was_busy,
 				     .binary = c->binary,
 				     .confirmed = c->checkpoint.confirmed,
 				     .stop = &c->stop };
@@ -364,7 +367,7 @@ static int connect_session(struct capture *c, struct err *err)
 		log_info("streaming database %.*s from slot %s at " LSN_FMT, STR_ARG(c->source.db),
 			 c->settings->slot, LSN_ARG(c->session.start));
 	c->connected_once = true;
-	c->down_logged = false;
+	c->down_logged = c->was_busy = false;
 	c->backoff_ms = 0;
 	c->told = 0;
 	c->status_ms = 0;

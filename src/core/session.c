@@ -1,6 +1,7 @@
 #include "core/session.h"
 
 #include "base/log.h"
+#include "base/strbuf.h"
 #include "flow/filter.h"
 #include "pg/catalog.h"
 #include "pg/conn.h"
@@ -43,27 +44,240 @@ static int identify(struct session *s, PGconn *repl, const struct settings *sett
 	return 0;
 }
 
-/* The publication comes before the slot: the slot sees the catalog as it was in the past. */
+/* Creates the publication for just the tables that are wanted, when they are all named by every
+ * output, and with the actions that anybody wants; the rest is filtered here. */
+static int create_publication(struct session *s, const struct settings *settings, struct err *err)
+{
+	struct publication_table *tables = NULL;
+	struct strbuf actions = { 0 };
+	struct arena arena = { 0 };
+	uint16_t wanted = 0;
+	size_t n = 0;
+	bool listed = settings->noutputs > 0;
+	int failed = 0;
+
+	for (size_t i = 0; i < settings->noutputs && !failed; i++) {
+		const struct output_settings *o = &settings->outputs[i];
+		struct filter f;
+
+		failed = filter_init(&f, &arena, &o->tables, &o->actions, err);
+		if (failed)
+			break;
+		wanted |= f.actions;
+		listed &= filter_is_list(&f);
+		for (size_t k = 0; listed && k < f.npatterns; k++) {
+			tables = mem_realloc(tables, (n + 1) * sizeof(*tables));
+			filter_list_table(&f, k, &tables[n].schema, &tables[n].name);
+			n++;
+		}
+	}
+	for (enum action a = ACTION_INSERT; a <= ACTION_TRUNCATE; a++)
+		if ((settings->noutputs == 0 || wanted & ACTION_BIT(a)) &&
+		    (a != ACTION_TRUNCATE || PQserverVersion(s->sql) >= 110000))
+			strbuf_printf(&actions, "%s%s", actions.n ? ", " : "", action_names[a].p);
+	if (!failed)
+		failed = publication_create(s->sql, settings->publication, tables, listed ? n : 0,
+					    strbuf_cstr(&actions), err);
+	strbuf_release(&actions);
+	arena_release(&arena);
+	free(tables);
+	return failed;
+}
+
+/* The publication comes before the slot: decoding sees the catalog as it was at that point of the
+ * WAL, so a slot that is older than its publication would be stuck. */
 static int ensure_publication(struct session *s, const struct settings *settings,
 			      const struct session_past *past, struct err *err)
 {
-	bool exists;
+	struct publication_state p;
 
-	if (publication_exists(s->sql, settings->publication, &exists, err))
+	if (publication_read(s->sql, settings->publication, &p, err))
 		return -1;
-	if (exists)
+	if (p.exists)
 		return 0;
 	if (past->connected)
 		return err_set(err, ERR_LOST,
-			       "publication \"%s\" was dropped: changes since then are lost to this slot",
-			       settings->publication);
+			       "publication \"%s\" was dropped while it was in use: changes since then "
+			       "cannot be had from slot \"%s\"",
+			       settings->publication, settings->slot);
 	if (!settings->create)
 		return err_set(err, ERR_CONFIG,
 			       "publication \"%s\" does not exist and --no-create was given; run: "
 			       "CREATE PUBLICATION \"%s\" FOR ALL TABLES",
 			       settings->publication, settings->publication);
-	if (publication_create(s->sql, settings, err))
+	if (create_publication(s, settings, err))
 		return -1;
 	log_info("created publication %s", settings->publication);
 	return 0;
+}
+
+static void say_who(const char *who)
+{
+	log_info("creating the slot waits for the transactions that are open now%s%s",
+		 *who ? ": " : "", who);
+}
+
+static int create_slot(struct session *s, PGconn *repl, const struct settings *settings,
+		       const struct session_past *past, struct err *err)
+{
+	struct slot_wait wait = { past->stop, s->sql, say_who };
+
+	if (slot_create(repl, settings->slot, settings->temporary, &wait, &s->start, err))
+		return -1;
+	log_info("created %sslot %s at " LSN_FMT, settings->temporary ? "temporary " : "",
+		 settings->slot, LSN_ARG(s->start));
+	return 0;
+}
+
+/* A slot that is not there: made when this is the beginning, otherwise a gap that somebody has to
+ * know of. */
+static int missing_slot(struct session *s, PGconn *repl, const struct settings *settings,
+			const struct session_past *past, struct err *err)
+{
+	bool anew = settings->from && strcmp(settings->from, "now") == 0 && !past->connected;
+
+	if (settings->temporary) {
+		if (past->connected)
+			log_warn("the temporary slot ended with its connection: changes in between "
+				 "are not shown");
+		return create_slot(s, repl, settings, past, err);
+	}
+	if (past->connected || (past->outputs_hold && !anew))
+		return err_set(err, ERR_LOST,
+			       "slot \"%s\" does not exist, but %s: what was committed since is lost to "
+			       "it. To start anew from here and accept the gap, give --from now",
+			       settings->slot,
+			       past->connected ? "was in use" : "an output holds events from it");
+	if (!settings->create)
+		return err_set(err, ERR_CONFIG,
+			       "slot \"%s\" does not exist and --no-create was given; run: SELECT "
+			       "pg_create_logical_replication_slot('%s', 'pgoutput')",
+			       settings->slot, settings->slot);
+	return create_slot(s, repl, settings, past, err);
+}
+
+/* Where to begin in a slot that exists. --from moves it forward, once; never back. */
+static int choose_start(struct session *s, const struct settings *settings,
+			const struct session_past *past, const struct slot_state *slot,
+			struct err *err)
+{
+	uint64_t from = 0;
+
+	s->start = slot->confirmed_lsn;
+	if (past->connected) {
+		if (s->start > past->confirmed && past->was_busy) {
+			log_info("another process has taken slot %s on to " LSN_FMT, settings->slot,
+				 LSN_ARG(s->start));
+			return 0;
+		}
+		if (s->start > past->confirmed)
+			return err_set(err, ERR_LOST,
+				       "slot \"%s\" stands at " LSN_FMT ", but only " LSN_FMT
+				       " has been delivered: somebody else moved or used it, and what "
+				       "is between may be lost",
+				       settings->slot, LSN_ARG(s->start), LSN_ARG(past->confirmed));
+		s->start = past->confirmed;
+		return 0;
+	}
+	if (!settings->from)
+		return 0;
+	if (strcmp(settings->from, "now") == 0)
+		from = s->server_lsn;
+	else if (!lsn_parse(str_c(settings->from), &from))
+		return err_set(err, ERR_CONFIG, "from: \"%s\" is neither \"now\" nor an LSN",
+			       settings->from);
+	else if (from < s->start)
+		return err_set(err, ERR_LOST,
+			       "from: slot \"%s\" has been confirmed up to " LSN_FMT "; what is before "
+			       "it is gone",
+			       settings->slot, LSN_ARG(s->start));
+	if (from > s->start)
+		s->start = from;
+	return 0;
+}
+
+static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
+		       const struct session_past *past, struct err *err)
+{
+	struct slot_state slot;
+
+	if (slot_read(s->sql, settings->slot, &slot, err))
+		return -1;
+	if (!slot.exists)
+		return missing_slot(s, repl, settings, past, err);
+	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
+		return -1;
+	if (slot.active)
+		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s", settings->slot,
+			       slot.active_pid, *slot.holder ? " (" : "", slot.holder,
+			       *slot.holder ? ")" : "");
+	return choose_start(s, settings, past, &slot, err);
+}
+
+static int start(struct session *s, PGconn *repl, const struct settings *settings,
+		 const struct session_past *past, struct source *source, struct arena *arena,
+		 struct err *err)
+{
+	const char *encoding = PQparameterStatus(s->sql, "server_encoding");
+
+	s->text_is_unchecked = encoding && strcmp(encoding, "SQL_ASCII") == 0;
+	if (PQserverVersion(s->sql) < 100000)
+		return err_set(err, ERR_CONFIG, "PostgreSQL %d is too old: pgoutput needs 10 or later",
+			       PQserverVersion(s->sql) / 10000);
+	if (identify(s, repl, settings, past, source, arena, err) ||
+	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
+	    ensure_publication(s, settings, past, err) ||
+	    ensure_slot(s, repl, settings, past, err))
+		return -1;
+	return 0;
+}
+
+int session_open(struct session *s, const struct settings *settings,
+		 const struct session_past *past, struct source *source, struct arena *arena,
+		 struct err *err)
+{
+	struct stream_start begin = { .slot = settings->slot,
+				      .publications = &settings->publication,
+				      .npublications = 1,
+				      .messages = true,
+				      .binary = past->binary };
+	PGconn *repl = NULL;
+
+	*s = (struct session){ 0 };
+	s->sql = conn_open(settings->connection, CONN_SQL, err);
+	if (s->sql)
+		repl = conn_open(settings->connection, CONN_REPLICATION, err);
+	if (!s->sql || !repl || start(s, repl, settings, past, source, arena, err)) {
+		PQfinish(repl);
+		session_close(s);
+		return -1;
+	}
+	begin.lsn = s->start;
+	s->stream = stream_open(repl, &begin, err);
+	if (!s->stream) {
+		session_close(s);
+		return -1;
+	}
+	return 0;
+}
+
+int session_describe(struct session *s, struct relation *rel, struct arena *arena,
+		     struct err *err)
+{
+	return catalog_relation(s->sql, rel, arena, err);
+}
+
+int session_check_publication(struct session *s, const struct settings *settings,
+			      struct err *err)
+{
+	struct session_past past = { .connected = true };
+
+	return ensure_publication(s, settings, &past, err);
+}
+
+void session_close(struct session *s)
+{
+	stream_close(s->stream);
+	PQfinish(s->sql);
+	*s = (struct session){ 0 };
 }

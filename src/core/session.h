@@ -23,6 +23,7 @@ struct session {
 struct session_past {
 	bool connected;       /* there was a session: the slot must exist, the server be the same */
 	bool outputs_hold;    /* an output holds events already: a missing slot is a gap */
+	bool was_busy;        /* since then another process has had the slot, as a standby does */
 	bool binary;          /* ask for binary values */
 	uint64_t confirmed;   /* what has been taken by all; 0 when nothing is known */
 	const _Atomic int *stop; /* checked in long waits */

@@ -22,6 +22,7 @@ static void cached_free(struct cached *c)
 	if (!c)
 		return;
 	free(c->rel.output_wants);
+	types_release(&c->rel.types);
 	arena_release(&c->arena);
 	free(c);
 }

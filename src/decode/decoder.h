@@ -15,8 +15,8 @@
 /* What the decoder calls; each returns 0 or -1 with err filled. */
 struct decoder_ops {
 	/* A relation is new or has changed. All columns' types are built-in or type_unknown; the
-	 * callee may replace those (types and strings from `arena` live as long as the relation) and
-	 * sets type_name and, for identity 'f', primary. */
+	 * callee may replace those (rel->types and `arena` live as long as the relation) and sets
+	 * type_name and, for identity 'f', primary. */
 	int (*relation)(void *user, struct relation *rel, struct arena *arena, struct err *err);
 	int (*event)(void *user, const struct event *e, struct err *err);
 	/* Everything before this LSN has been given to `event`. */

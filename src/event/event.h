@@ -88,6 +88,7 @@ struct relation {
 	uint32_t ncols;
 	struct column *cols;
 	uint32_t nprimary;     /* columns with primary set */
+	struct types types;    /* the user-defined ones among its columns' */
 	uint16_t wanted;       /* ACTION_BITs that some output wants; set by core/ */
 	uint16_t *output_wants; /* likewise for each output; owned by core/, NULL before it decided */
 	uint64_t listeners;     /* a bit for each of the library's callbacks whose pattern matches */

@@ -1,0 +1,317 @@
+#include "pg/catalog.h"
+
+#include "base/json.h"
+#include "base/strbuf.h"
+
+#include <stdlib.h>
+
+/* A type as read, before its parts are linked. */
+struct raw {
+	struct type *type;
+	char typtype;
+	uint32_t elem; /* element, subtype, range or a domain's base; 0: none */
+	uint32_t *fields; /* OIDs */
+	bool linked;
+};
+
+struct lookup {
+	PGconn *sql;
+	struct types *types;
+	struct raw *raws;
+	size_t n;
+	size_t cap;
+};
+
+static uint32_t get_oid(PGresult *res, int row, int column)
+{
+	return (uint32_t)strtoul(PQgetvalue(res, row, column), NULL, 10);
+}
+
+static struct str keep(struct arena *a, const char *s)
+{
+	size_t n = strlen(s);
+
+	return (struct str){ arena_copy(a, s, n), n };
+}
+
+static struct str keep_key(struct arena *a, struct str name)
+{
+	struct strbuf b = { 0 };
+	struct str key;
+
+	json_string(&b, name);
+	strbuf_ch(&b, ':');
+	key = (struct str){ arena_copy(a, b.p, b.n), b.n };
+	strbuf_release(&b);
+	return key;
+}
+
+static struct raw *add_raw(struct lookup *l, uint32_t oid)
+{
+	if (l->n == l->cap) {
+		l->cap = l->cap ? l->cap * 2 : 16;
+		l->raws = mem_realloc(l->raws, l->cap * sizeof(*l->raws));
+	}
+	l->raws[l->n] = (struct raw){ .type = types_add(l->types, oid) };
+	l->raws[l->n].type->name = STR("unknown");
+	return &l->raws[l->n++];
+}
+
+static enum type_kind kind_of(char typtype, bool array, bool hstore)
+{
+	if (typtype == 'c')
+		return TYPE_RECORD;
+	if (typtype == 'r')
+		return TYPE_RANGE;
+	if (typtype == 'm')
+		return TYPE_MULTIRANGE;
+	if (array)
+		return TYPE_ARRAY;
+	return hstore ? TYPE_HSTORE : TYPE_TEXT;
+}
+
+/* One row of the types query. The raw was added under the same OID before. */
+static void read_type(struct lookup *l, struct raw *raw, PGresult *res, int row)
+{
+	struct type *t = raw->type;
+	bool array = *PQgetvalue(res, row, 4) == 't';
+
+	raw->typtype = *PQgetvalue(res, row, 1);
+	raw->elem = get_oid(res, row, 5);
+	t->name = keep(&l->types->arena, PQgetvalue(res, row, 2));
+	t->delim = *PQgetvalue(res, row, 3);
+	t->kind = kind_of(raw->typtype, array, *PQgetvalue(res, row, 6) == 't');
+	t->is_enum = raw->typtype == 'e';
+}
+
+static struct raw *find_raw(struct lookup *l, size_t from, uint32_t oid)
+{
+	for (size_t i = from; i < l->n; i++)
+		if (l->raws[i].type->oid == oid)
+			return &l->raws[i];
+	return NULL;
+}
+
+/* Types of raws[from..n), which were added by OID. */
+static int query_types(struct lookup *l, size_t from, const char *oids, struct err *err)
+{
+	const char *params[] = { oids };
+	int version = PQserverVersion(l->sql);
+	char query[1200];
+	PGresult *res;
+
+	snprintf(query, sizeof(query),
+		 "SELECT t.oid, t.typtype, format_type(t.oid, NULL), t.typdelim, %s, "
+		 "CASE WHEN t.typtype = 'd' THEN t.typbasetype "
+		 "WHEN t.typtype = 'r' THEN (SELECT rngsubtype FROM pg_range WHERE rngtypid = t.oid) "
+		 "%s ELSE t.typelem END, "
+		 "t.typname = 'hstore' AND EXISTS (SELECT FROM pg_cast "
+		 "WHERE castsource = t.oid AND casttarget = 'json'::regtype) "
+		 "FROM pg_type t WHERE t.oid = ANY ($1::oid[])",
+		 version >= 140000 ? "t.typsubscript = 'array_subscript_handler'::regproc"
+				   : "t.typelem <> 0 AND t.typlen = -1",
+		 version >= 140000 ? "WHEN t.typtype = 'm' THEN "
+				     "(SELECT rngtypid FROM pg_range WHERE rngmultitypid = t.oid)"
+				   : "");
+	res = conn_query(l->sql, err, query, 1, params);
+	if (!res)
+		return -1;
+	for (int i = 0; i < PQntuples(res); i++) {
+		struct raw *raw = find_raw(l, from, get_oid(res, i, 0));
+
+		if (raw)
+			read_type(l, raw, res, i);
+	}
+	PQclear(res);
+	return 0;
+}
+
+/* The attributes of the composite types among raws[from..n). */
+static int query_fields(struct lookup *l, size_t from, const char *oids, struct err *err)
+{
+	const char *params[] = { oids };
+	PGresult *res = conn_query(
+		l->sql, err,
+		"SELECT t.oid, a.attname, a.atttypid, count(*) OVER (PARTITION BY t.oid) "
+		"FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid "
+		"WHERE t.oid = ANY ($1::oid[]) AND t.typtype = 'c' AND a.attnum > 0 "
+		"AND NOT a.attisdropped ORDER BY t.oid, a.attnum",
+		1, params);
+
+	if (!res)
+		return -1;
+	for (int i = 0; i < PQntuples(res); i++) {
+		struct raw *raw = find_raw(l, from, get_oid(res, i, 0));
+		struct arena *arena = &l->types->arena;
+		size_t n = (size_t)strtoul(PQgetvalue(res, i, 3), NULL, 10);
+		struct type *t = raw->type;
+		struct field *fields;
+
+		if (!raw->fields) {
+			raw->fields = arena_alloc(arena, n * sizeof(*raw->fields));
+			t->fields = arena_alloc(arena, n * sizeof(*t->fields));
+		}
+		fields = (struct field *)(uintptr_t)t->fields;
+		fields[t->nfields].name = keep(arena, PQgetvalue(res, i, 1));
+		fields[t->nfields].key = keep_key(arena, fields[t->nfields].name);
+		raw->fields[t->nfields++] = get_oid(res, i, 2);
+	}
+	PQclear(res);
+	return 0;
+}
+
+/* Adds a raw for an OID that is not known yet and notes it for the next round. */
+static void want(struct lookup *l, struct strbuf *next, uint32_t oid)
+{
+	if (oid == 0 || types_get(l->types, oid))
+		return;
+	add_raw(l, oid);
+	strbuf_printf(next, "%c%u", next->n ? ',' : '{', oid);
+}
+
+static const struct type *part(const struct lookup *l, uint32_t oid)
+{
+	const struct type *t = types_get(l->types, oid);
+
+	return t ? t : &type_unknown;
+}
+
+/* Points a type at its parts. A domain takes over what its base type is, which is linked first. */
+static void link_type(struct lookup *l, struct raw *raw)
+{
+	struct type *t = raw->type;
+	struct field *fields = (struct field *)(uintptr_t)t->fields;
+	const struct type *base;
+	struct raw *base_raw;
+
+	if (raw->linked)
+		return;
+	raw->linked = true;
+	for (uint32_t i = 0; i < t->nfields; i++)
+		fields[i].type = part(l, raw->fields[i]);
+	if (raw->elem)
+		t->elem = part(l, raw->elem);
+	if (raw->typtype != 'd')
+		return;
+	base_raw = find_raw(l, 0, raw->elem);
+	if (base_raw)
+		link_type(l, base_raw);
+	base = part(l, raw->elem);
+	t->base = base->base;
+	t->kind = base->kind;
+	t->is_enum = base->is_enum;
+	t->elem = base->elem;
+	t->fields = base->fields;
+	t->nfields = base->nfields;
+}
+
+int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t n,
+		  struct err *err)
+{
+	struct lookup l = { .sql = sql, .types = types };
+	struct strbuf round = { 0 }, next = { 0 };
+	size_t from = 0;
+	int failed = 0;
+
+	for (size_t i = 0; i < n; i++)
+		want(&l, &next, oids[i]);
+	while (next.n && !failed) {
+		size_t begin = from;
+
+		round.n = 0;
+		strbuf_str(&round, strbuf_view(&next));
+		strbuf_ch(&round, '}');
+		next.n = 0;
+		from = l.n;
+		failed = query_types(&l, begin, strbuf_cstr(&round), err) ||
+			 query_fields(&l, begin, strbuf_cstr(&round), err);
+		for (size_t i = begin, end = l.n; i < end && !failed; i++) {
+			want(&l, &next, l.raws[i].elem);
+			for (uint32_t f = 0; f < l.raws[i].type->nfields; f++)
+				want(&l, &next, l.raws[i].fields[f]);
+		}
+	}
+	for (size_t i = 0; i < l.n; i++)
+		link_type(&l, &l.raws[i]);
+	free(l.raws);
+	strbuf_release(&round);
+	strbuf_release(&next);
+	return failed ? err_add(err, "looking up types") : 0;
+}
+
+static bool is_named(PGresult *res, struct str name)
+{
+	for (int i = 0; i < PQntuples(res); i++)
+		if (str_eq(str_c(PQgetvalue(res, i, 0)), name))
+			return true;
+	return false;
+}
+
+/* FULL flags every column as key; the key that events show is the primary key's. */
+static int find_primary(PGconn *sql, struct relation *rel, struct err *err)
+{
+	char relid[16];
+	const char *params[] = { relid };
+	PGresult *res;
+
+	snprintf(relid, sizeof(relid), "%u", rel->oid);
+	res = conn_query(sql, err,
+			 "SELECT a.attname FROM pg_index i JOIN pg_attribute a "
+			 "ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) "
+			 "WHERE i.indrelid = $1::oid AND i.indisprimary",
+			 1, params);
+	if (!res)
+		return -1;
+	for (uint32_t i = 0; i < rel->ncols; i++)
+		rel->cols[i].primary = is_named(res, rel->cols[i].field.name);
+	PQclear(res);
+	return 0;
+}
+
+static int name_types(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+{
+	struct strbuf types = { 0 }, typmods = { 0 };
+	const char *params[2];
+	PGresult *res;
+
+	for (uint32_t i = 0; i < rel->ncols; i++) {
+		strbuf_printf(&types, "%c%u", i ? ',' : '{', rel->cols[i].type_oid);
+		strbuf_printf(&typmods, "%c%d", i ? ',' : '{', rel->cols[i].typmod);
+	}
+	strbuf_ch(&types, '}');
+	strbuf_ch(&typmods, '}');
+	params[0] = strbuf_cstr(&types);
+	params[1] = strbuf_cstr(&typmods);
+	res = conn_query(sql, err,
+			 "SELECT coalesce(format_type(type, typmod), 'unknown') "
+			 "FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY c(type, typmod, i) "
+			 "ORDER BY i",
+			 2, params);
+	for (uint32_t i = 0; res && i < rel->ncols; i++)
+		rel->cols[i].type_name = keep(arena, PQgetvalue(res, (int)i, 0));
+	strbuf_release(&types);
+	strbuf_release(&typmods);
+	PQclear(res);
+	return res ? 0 : -1;
+}
+
+int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+{
+	struct types *types = &rel->types;
+	uint32_t *oids;
+	size_t n = 0;
+	int failed;
+
+	if (rel->ncols == 0)
+		return 0;
+	oids = mem_array(rel->ncols, sizeof(*oids));
+	for (uint32_t i = 0; i < rel->ncols; i++)
+		if (!type_builtin(rel->cols[i].type_oid))
+			oids[n++] = rel->cols[i].type_oid;
+	failed = catalog_types(sql, types, oids, n, err) || name_types(sql, rel, arena, err) ||
+		 (rel->identity == 'f' && find_primary(sql, rel, err));
+	free(oids);
+	for (uint32_t i = 0; i < rel->ncols && !failed; i++)
+		rel->cols[i].field.type = part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
+	return failed ? -1 : 0;
+}

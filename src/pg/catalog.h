@@ -1,0 +1,20 @@
+/* What only the catalog knows of relations and types. All on an SQL connection. */
+#ifndef PGHERALD_CATALOG_H
+#define PGHERALD_CATALOG_H
+
+#include "event/event.h"
+#include "pg/conn.h"
+
+/* Looks up types by OID and whatever they are built of, and adds them to `types`; those it has
+ * already (or are built in) are left. A type that the catalog does not know becomes a TYPE_TEXT
+ * one. A number of queries bounded by the depth of nesting. */
+int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t n,
+		  struct err *err) MUST_CHECK;
+
+/* Fills in a relation: the types of its columns (user-defined ones into rel->types), their names
+ * with typmod, and for REPLICA IDENTITY FULL which columns are the primary key. Strings are put
+ * into the arena. */
+int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena,
+		     struct err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,131 @@
+#include "pg/conn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CONNECT_TIMEOUT "10"
+
+/* SQLSTATEs, or their first characters, and what they mean for us; the first that fits decides.
+ * PostgreSQL documentation, appendix "PostgreSQL Error Codes". */
+static const struct {
+	const char *prefix;
+	enum err_kind kind;
+} states[] = {
+	{ "08", ERR_RETRY },	 /* connection */
+	{ "53300", ERR_RETRY },	 /* too many connections */
+	{ "53400", ERR_CONFIG }, /* all replication slots are in use */
+	{ "53", ERR_RETRY },	 /* memory, disk */
+	{ "55006", ERR_BUSY },	 /* the slot is active */
+	{ "57014", ERR_RETRY },	 /* statement timeout */
+	{ "57P", ERR_RETRY },	 /* shutting down, starting up, crashed */
+	{ "58", ERR_RETRY },	 /* input and output */
+	{ "40", ERR_RETRY },	 /* serialization, deadlock */
+	{ "25006", ERR_RETRY },	 /* read-only: a standby that may be promoted */
+	{ "42704", ERR_LOST },	 /* the slot, or the publication at that point of the WAL, is not there */
+	{ "55000", ERR_LOST },	 /* the slot cannot be used any more */
+	{ "42501", ERR_CONFIG }, /* a right is missing */
+	{ "28", ERR_CONFIG },	 /* password, pg_hba */
+	{ "3D000", ERR_CONFIG }, /* no such database */
+	{ "42", ERR_CONFIG },
+};
+
+enum err_kind conn_classify(const char *sqlstate)
+{
+	if (!sqlstate || !*sqlstate)
+		return ERR_RETRY;
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (strncmp(sqlstate, states[i].prefix, strlen(states[i].prefix)) == 0)
+			return states[i].kind;
+	return ERR_FAIL;
+}
+
+/* libpq's texts end in newlines and may have several lines. */
+static int fail(enum err_kind kind, const char *text, struct err *err)
+{
+	char *p;
+
+	err_set(err, kind, "%s", text && *text ? text : "the connection was lost");
+	while ((p = strpbrk(err->msg, "\n\t")) != NULL)
+		*p = p[1] ? ' ' : '\0';
+	return -1;
+}
+
+/* libpq gives no SQLSTATE for a connection that failed; the server's words are in the text. What a
+ * user has to mend is told from what may pass by these, in English as the client asks for. */
+static enum err_kind classify_connect(PGconn *conn)
+{
+	static const char *const needs_user[] = {
+		"password authentication failed", "no password supplied",  "no pg_hba.conf entry",
+		"role \"",			  "database \"",	   "invalid connection option",
+		"certificate",			  "must be superuser or replication role",
+		"permission denied to start WAL sender", "authentication failed",
+	};
+	const char *text = PQerrorMessage(conn);
+
+	for (size_t i = 0; i < sizeof(needs_user) / sizeof(needs_user[0]); i++)
+		if (strstr(text, needs_user[i]) && !strstr(text, "is not currently accepting"))
+			return ERR_CONFIG;
+	return ERR_RETRY;
+}
+
+static const char *const pins =
+	"SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; "
+	"SET extra_float_digits = 3; SET bytea_output = 'hex'; SET statement_timeout = 0; "
+	"SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; "
+	"SET search_path = pg_catalog";
+
+static int pin(PGconn *conn, enum conn_kind kind, struct err *err)
+{
+	const char *encoding = PQparameterStatus(conn, "server_encoding");
+	bool ascii = encoding && strcmp(encoding, "SQL_ASCII") == 0;
+	PGresult *res = conn_query(conn, err, pins, 0, NULL);
+
+	PQclear(res);
+	if (!res)
+		return -1;
+	if (PQsetClientEncoding(conn, ascii ? "SQL_ASCII" : "UTF8"))
+		return fail(ERR_RETRY, PQerrorMessage(conn), err);
+	if (kind == CONN_SQL && PQserverVersion(conn) >= 140000) {
+		res = conn_query(conn, err, "SET idle_session_timeout = 0", 0, NULL);
+		PQclear(res);
+		return res ? 0 : -1;
+	}
+	return 0;
+}
+
+PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
+{
+	/* Later keywords win: the user may change what stands before dbname only. */
+	const char *keys[] = { "fallback_application_name", "connect_timeout", "dbname",
+			       "replication", "gssencmode", NULL };
+	const char *values[] = { "pgherald", CONNECT_TIMEOUT, conninfo, "database", "disable", NULL };
+	PGconn *conn;
+
+	if (kind == CONN_SQL)
+		keys[3] = NULL;
+	conn = PQconnectdbParams(keys, values, 1);
+	if (PQstatus(conn) != CONNECTION_OK) {
+		fail(classify_connect(conn), PQerrorMessage(conn), err);
+		PQfinish(conn);
+		return NULL;
+	}
+	if (pin(conn, kind, err)) {
+		PQfinish(conn);
+		return NULL;
+	}
+	return conn;
+}
+
+PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
+		     const char *const *params)
+{
+	PGresult *res = nparams ? PQexecParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
+				: PQexec(conn, sql);
+	ExecStatusType status = PQresultStatus(res);
+
+	if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
+		return res;
+	fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)), PQerrorMessage(conn), err);
+	PQclear(res);
+	return NULL;
+}

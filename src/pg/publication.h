@@ -1,0 +1,29 @@
+/* Publications: what PostgreSQL sends. */
+#ifndef PGHERALD_PUBLICATION_H
+#define PGHERALD_PUBLICATION_H
+
+#include "pg/conn.h"
+
+struct publication_state {
+	bool exists;
+	bool ours; /* made by pgherald, as its comment says */
+};
+
+int publication_read(PGconn *sql, const char *name, struct publication_state *p,
+		     struct err *err) MUST_CHECK;
+
+/* One table of a publication that is to be made. */
+struct publication_table {
+	struct str schema;
+	struct str name;
+};
+
+/* Makes a publication of these actions (comma list: "insert, update") for the tables, or for all
+ * tables when ntables is 0, and marks it as made by pgherald. That it exists already (two
+ * processes raced) is no failure. CONFIG names a missing table or right, and the SQL to run. */
+int publication_create(PGconn *sql, const char *name, const struct publication_table *tables,
+		       size_t ntables, const char *actions, struct err *err) MUST_CHECK;
+
+int publication_drop(PGconn *sql, const char *name, struct err *err) MUST_CHECK;
+
+#endif

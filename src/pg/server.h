@@ -1,0 +1,19 @@
+/* What a server says of itself. */
+#ifndef PGHERALD_SERVER_H
+#define PGHERALD_SERVER_H
+
+#include "pg/conn.h"
+
+struct server_identity {
+	uint64_t system_id;
+	uint32_t timeline;
+	uint64_t xlogpos; /* end of the WAL flushed to disk */
+};
+
+/* IDENTIFY_SYSTEM, on a replication connection. */
+int server_identify(PGconn *repl, struct server_identity *id, struct err *err) MUST_CHECK;
+
+/* wal_sender_timeout in milliseconds, 0 for none; on an SQL connection. */
+int server_sender_timeout(PGconn *sql, int *ms, struct err *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,191 @@
+#include "pg/slot.h"
+
+#include "base/clock.h"
+#include "event/event.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* A server that makes us wait this long is asked whom for. */
+#define SAY_WHO_MS 2000
+
+static void copy(char *out, size_t size, PGresult *res, int column)
+{
+	snprintf(out, size, "%s", PQgetvalue(res, 0, column));
+}
+
+static void read_row(struct slot_state *s, PGresult *res)
+{
+	s->exists = true;
+	copy(s->plugin, sizeof(s->plugin), res, 0);
+	copy(s->database, sizeof(s->database), res, 1);
+	s->active = *PQgetvalue(res, 0, 2) == 't';
+	s->active_pid = (int)strtol(PQgetvalue(res, 0, 3), NULL, 10);
+	lsn_parse(str_c(PQgetvalue(res, 0, 4)), &s->restart_lsn);
+	lsn_parse(str_c(PQgetvalue(res, 0, 5)), &s->confirmed_lsn);
+	copy(s->holder, sizeof(s->holder), res, 6);
+	copy(s->wal_status, sizeof(s->wal_status), res, 7);
+	copy(s->invalidation, sizeof(s->invalidation), res, 8);
+}
+
+int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err)
+{
+	int version = PQserverVersion(sql);
+	const char *params[] = { name };
+	char query[512];
+	PGresult *res;
+
+	*s = (struct slot_state){ 0 };
+	snprintf(query, sizeof(query),
+		 "SELECT s.plugin, s.database, s.active, s.active_pid, s.restart_lsn, "
+		 "s.confirmed_flush_lsn, a.application_name, %s, %s "
+		 "FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
+		 "WHERE s.slot_name = $1",
+		 version >= 130000 ? "s.wal_status" : "''",
+		 version >= 170000 ? "s.invalidation_reason" : "''");
+	res = conn_query(sql, err, query, 1, params);
+	if (!res)
+		return -1;
+	if (PQntuples(res) == 1)
+		read_row(s, res);
+	PQclear(res);
+	return 0;
+}
+
+int slot_check(const struct slot_state *s, const char *name, const char *database,
+	       struct err *err)
+{
+	bool lost = strcmp(s->wal_status, "lost") == 0;
+
+	if (strcmp(s->plugin, "pgoutput") != 0)
+		return err_set(err, ERR_CONFIG,
+			       "slot \"%s\" %s; name another one with --slot", name,
+			       *s->plugin ? "is for another output plugin than pgoutput"
+					  : "is a physical slot");
+	if (strcmp(s->database, database) != 0)
+		return err_set(err, ERR_CONFIG,
+			       "slot \"%s\" belongs to database \"%s\", not to \"%s\"; name another "
+			       "one with --slot",
+			       name, s->database, database);
+	if (lost || *s->invalidation)
+		return err_set(err, ERR_LOST,
+			       "slot \"%s\" is lost (%s): the WAL it needs is gone, and with it the "
+			       "events behind " LSN_FMT ". Run pgherald drop and start anew; raise "
+			       "max_slot_wal_keep_size to keep more",
+			       name, *s->invalidation ? s->invalidation : s->wal_status,
+			       LSN_ARG(s->confirmed_lsn));
+	return 0;
+}
+
+/* Who holds up the creation of a slot: a text for people, "" when nobody is seen. */
+static void blockers(PGconn *sql, char *who, size_t size)
+{
+	struct err err;
+	PGresult *res = conn_query(
+		sql, &err,
+		"SELECT string_agg(format('pid %s (%s, transaction open for %s)', pid, "
+		"coalesce(nullif(application_name, ''), usename, backend_type), "
+		"date_trunc('second', clock_timestamp() - xact_start)), ', ' ORDER BY xact_start), "
+		"pg_is_in_recovery() FROM pg_stat_activity "
+		"WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()",
+		0, NULL);
+
+	*who = '\0';
+	if (!res)
+		return;
+	if (*PQgetvalue(res, 0, 1) == 't')
+		snprintf(who, size, "the primary: run SELECT pg_log_standby_snapshot() there");
+	else
+		snprintf(who, size, "%s", PQgetvalue(res, 0, 0));
+	PQclear(res);
+}
+
+static void cancel(PGconn *conn)
+{
+	PGcancel *c = PQgetCancel(conn);
+	char why[256];
+
+	PQcancel(c, why, sizeof(why));
+	PQfreeCancel(c);
+}
+
+/* Waits for the answer to a query that was sent; says whom for when it takes long. */
+static int await(PGconn *repl, const struct slot_wait *wait, struct err *err)
+{
+	int64_t say_at = clock_ms() + SAY_WHO_MS;
+
+	while (PQisBusy(repl)) {
+		struct pollfd pfd = { PQsocket(repl), POLLIN, 0 };
+		char who[800];
+
+		if (poll(&pfd, 1, 100) > 0 && !PQconsumeInput(repl))
+			return err_set(err, ERR_RETRY, "the connection was lost while the slot was made");
+		if (wait->stop && *wait->stop) {
+			cancel(repl);
+			return err_set(err, ERR_RETRY, "interrupted while the slot was made");
+		}
+		if (wait->waiting && clock_ms() >= say_at) {
+			say_at = INT64_MAX;
+			blockers(wait->sql, who, sizeof(who));
+			wait->waiting(who);
+		}
+	}
+	return 0;
+}
+
+int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
+		uint64_t *consistent_lsn, struct err *err)
+{
+	bool parens = PQserverVersion(repl) >= 150000;
+	char query[256];
+	PGresult *res;
+	int failed;
+
+	snprintf(query, sizeof(query), "CREATE_REPLICATION_SLOT \"%s\"%s LOGICAL pgoutput %s", name,
+		 temporary ? " TEMPORARY" : "", parens ? "(SNAPSHOT 'nothing')" : "NOEXPORT_SNAPSHOT");
+	if (!PQsendQuery(repl, query))
+		return err_set(err, ERR_RETRY, "cannot ask for slot \"%s\"", name);
+	if (await(repl, wait, err))
+		return -1;
+	res = PQgetResult(repl);
+	failed = PQresultStatus(res) != PGRES_TUPLES_OK;
+	if (failed) {
+		const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+		const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+		bool raced = state && strcmp(state, "42710") == 0;
+		bool no_wal = state && strcmp(state, "55000") == 0;
+
+		err_set(err, raced ? ERR_RETRY : no_wal ? ERR_CONFIG : conn_classify(state),
+			"cannot create slot \"%s\": %s%s", name, text ? text : "the connection was lost",
+			no_wal ? "; run: ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL" : "");
+	} else {
+		lsn_parse(str_c(PQgetvalue(res, 0, 1)), consistent_lsn);
+	}
+	PQclear(res);
+	while ((res = PQgetResult(repl)) != NULL)
+		PQclear(res);
+	return failed ? -1 : 0;
+}
+
+int slot_advance(PGconn *sql, const char *name, uint64_t lsn, struct err *err)
+{
+	char text[32];
+	const char *params[] = { name, text };
+	PGresult *res;
+
+	snprintf(text, sizeof(text), LSN_FMT, LSN_ARG(lsn));
+	res = conn_query(sql, err, "SELECT pg_replication_slot_advance($1, $2)", 2, params);
+	PQclear(res);
+	return res ? 0 : -1;
+}
+
+int slot_drop(PGconn *sql, const char *name, struct err *err)
+{
+	const char *params[] = { name };
+	PGresult *res = conn_query(sql, err, "SELECT pg_drop_replication_slot($1)", 1, params);
+
+	PQclear(res);
+	return res ? 0 : -1;
+}

@@ -1,0 +1,44 @@
+/* Replication slots. */
+#ifndef PGHERALD_SLOT_H
+#define PGHERALD_SLOT_H
+
+#include "pg/conn.h"
+
+struct slot_state {
+	bool exists;
+	char plugin[64];
+	char database[64];
+	bool active;
+	int active_pid; /* 0: unknown */
+	char holder[128]; /* the application that holds it, as far as we may see */
+	uint64_t restart_lsn;
+	uint64_t confirmed_lsn;
+	char wal_status[16]; /* reserved, extended, unreserved, lost; "" before PostgreSQL 13 */
+	char invalidation[64]; /* the reason, "" when there is none (17 and later) */
+};
+
+/* Reads the slot's state on an SQL connection. exists is false when there is none. */
+int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err) MUST_CHECK;
+
+/* Whether the slot can be used for the database: LOST with the reason and the mend when it was
+ * invalidated, CONFIG when it belongs to another plugin or database. */
+int slot_check(const struct slot_state *s, const char *name, const char *database,
+	       struct err *err) MUST_CHECK;
+
+/* Creates a slot on a replication connection, without an exported snapshot. PostgreSQL waits for
+ * all transactions that run at this moment; while it does, *stop is looked at and `waiting` is
+ * called once with what slot_blockers says. RETRY when stopped. */
+struct slot_wait {
+	const _Atomic int *stop; /* or NULL */
+	PGconn *sql;
+	void (*waiting)(const char *who);
+};
+int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
+		uint64_t *consistent_lsn, struct err *err) MUST_CHECK;
+
+/* Moves an unused slot forward; everything before is given up. */
+int slot_advance(PGconn *sql, const char *name, uint64_t lsn, struct err *err) MUST_CHECK;
+
+int slot_drop(PGconn *sql, const char *name, struct err *err) MUST_CHECK;
+
+#endif
