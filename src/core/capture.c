@@ -584,7 +584,8 @@ static int serve(struct capture *c, bool readable, struct err *err)
 	if (room && readable && !c->done && receive(c, err))
 		return -1;
 	for (size_t i = 0; i < c->noutputs; i++)
-		output_flush(&c->outputs[i]);
+		if (!sink_busy(c->outputs[i].sink))
+			output_flush(&c->outputs[i]);
 	if (c->next_settings && swap_settings(c, err))
 		return -1;
 	if (stream_flush(c->session.stream, err))

@@ -1,6 +1,6 @@
 /*
- * file:PATH appends one message a line. Taken when fsync has returned, which is called at least
- * each second while there is something to sync.
+ * file:PATH appends one message a line. Taken when fsync has returned, which is called each second
+ * while there is something to sync, and earlier when much is in flight.
  *
  * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
  * is opened, and the last line's position tells what not to write again.
@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #define SYNC_EVERY_MS 1000
-#define SYNC_EVERY_BYTES (1u << 20)
 
 struct file {
 	int fd;
@@ -133,7 +132,7 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, struc
 		at += (size_t)n;
 	}
 	f->written = b->first + b->n - 1;
-	return f->unsynced >= SYNC_EVERY_BYTES ? sync_now(s, err) : 0;
+	return 0;
 }
 
 static int file_poll(struct sink *s, int timeout_ms, struct err *err)
@@ -143,7 +142,7 @@ static int file_poll(struct sink *s, int timeout_ms, struct err *err)
 	if (f->unsynced) {
 		int64_t left = f->oldest_ms + SYNC_EVERY_MS - clock_ms();
 
-		if (left <= 0)
+		if (left <= 0 || sink_pressed(s))
 			return sync_now(s, err);
 		if (timeout_ms < 0 || timeout_ms > left)
 			timeout_ms = (int)left;

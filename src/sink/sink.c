@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* How much may be in flight to one sink. */
-#define MAX_BATCHES 16
+#define MAX_BATCHES 32
 
 /* A batch that grew over this for one huge message gives its memory back. */
 #define KEEP_BYTES (1u << 20)
@@ -90,8 +90,12 @@ static struct batch *next_batch(struct sink *s, bool *ending)
 		if (!s->queued)
 			s->queued_end = &s->queued;
 		b->next = NULL;
-		if (s->queued)
+		if (s->queued) {
 			signal_fd(s->wake);
+		} else if (s->reader_waits) {
+			s->reader_waits = false;
+			signal_fd(s->progress);
+		}
 	}
 	*ending = s->ending && !b;
 	pthread_mutex_unlock(&s->lock);
@@ -116,6 +120,7 @@ static void reclaim(struct sink *s)
 		pthread_mutex_lock(&s->lock);
 		b->next = s->spare;
 		s->spare = b;
+		s->in_flight--;
 		pthread_mutex_unlock(&s->lock);
 		signal_fd(s->progress);
 	}
@@ -232,6 +237,27 @@ struct batch *sink_batch(struct sink *s)
 	return b;
 }
 
+bool sink_busy(struct sink *s)
+{
+	bool busy;
+
+	pthread_mutex_lock(&s->lock);
+	busy = s->queued != NULL;
+	s->reader_waits = busy;
+	pthread_mutex_unlock(&s->lock);
+	return busy;
+}
+
+bool sink_pressed(struct sink *s)
+{
+	bool pressed;
+
+	pthread_mutex_lock(&s->lock);
+	pressed = s->in_flight >= MAX_BATCHES / 2;
+	pthread_mutex_unlock(&s->lock);
+	return pressed;
+}
+
 void sink_send(struct sink *s, struct batch *b)
 {
 	bool was_empty;
@@ -239,6 +265,7 @@ void sink_send(struct sink *s, struct batch *b)
 	b->next = NULL;
 	pthread_mutex_lock(&s->lock);
 	was_empty = !s->queued;
+	s->in_flight++;
 	*s->queued_end = b;
 	s->queued_end = &b->next;
 	pthread_mutex_unlock(&s->lock);

@@ -86,6 +86,8 @@ struct sink {
 	struct batch *queued, **queued_end; /* from the reader, not seen by the thread yet */
 	struct batch *spare;
 	uint32_t nbatches;
+	uint32_t in_flight; /* handed over, not reclaimed */
+	bool reader_waits; /* sink_busy was true */
 	bool ending;
 	enum sink_condition condition;
 	struct err err; /* why, for RETRYING and FAILED */
@@ -107,6 +109,10 @@ struct batch *sink_batch(struct sink *s);
 /* For a batch that will not be handed over. NULL is nothing. */
 void sink_batch_free(struct batch *b);
 
+/* Whether the thread has enough to do for now: a batch that is not full may as well be filled
+ * further. When that ends, `progress` is written. */
+bool sink_busy(struct sink *s);
+
 /* Hands over a batch that holds at least one message. */
 void sink_send(struct sink *s, struct batch *b);
 
@@ -127,6 +133,9 @@ int sink_join(struct sink *s, int timeout_ms);
 
 /* For drivers: everything up to this sequence number is durably taken. From any thread. */
 void sink_took(struct sink *s, uint64_t seq);
+
+/* For drivers: whether so much is in flight that the reader may soon have to wait. */
+bool sink_pressed(struct sink *s);
 
 /* For drivers: waits until sink->wake is readable or the time is over. */
 void sink_wait(struct sink *s, int timeout_ms);
