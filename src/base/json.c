@@ -1,0 +1,302 @@
+#include "base/json.h"
+
+#include "base/utf8.h"
+
+/* What a byte becomes in a string: itself (0), a letter behind a backslash, or 'u' for \u00XX. */
+static const char escapes[256] = {
+	[0x00] = 'u', [0x01] = 'u', [0x02] = 'u', [0x03] = 'u', [0x04] = 'u', [0x05] = 'u',
+	[0x06] = 'u', [0x07] = 'u', [0x08] = 'b', [0x09] = 't', [0x0a] = 'n', [0x0b] = 'u',
+	[0x0c] = 'f', [0x0d] = 'r', [0x0e] = 'u', [0x0f] = 'u', [0x10] = 'u', [0x11] = 'u',
+	[0x12] = 'u', [0x13] = 'u', [0x14] = 'u', [0x15] = 'u', [0x16] = 'u', [0x17] = 'u',
+	[0x18] = 'u', [0x19] = 'u', [0x1a] = 'u', [0x1b] = 'u', [0x1c] = 'u', [0x1d] = 'u',
+	[0x1e] = 'u', [0x1f] = 'u', ['"'] = '"',  ['\\'] = '\\',
+};
+
+typedef unsigned char bytes16 __attribute__((vector_size(16), may_alias));
+typedef long long words2 __attribute__((vector_size(16)));
+
+/* Whether 16 bytes hold none that must be escaped. */
+static inline bool plain16(const char *p)
+{
+	bytes16 v;
+	words2 hit;
+
+	memcpy(&v, p, sizeof(v));
+	hit = (words2)((v < 0x20) | (v == '"') | (v == '\\'));
+	return (hit[0] | hit[1]) == 0;
+}
+
+static char *put_escape(char *out, unsigned char c)
+{
+	*out++ = '\\';
+	*out++ = escapes[c];
+	if (escapes[c] == 'u') {
+		*out++ = '0';
+		*out++ = '0';
+		*out++ = "0123456789abcdef"[c >> 4];
+		*out++ = "0123456789abcdef"[c & 15];
+	}
+	return out;
+}
+
+/* Writes s escaped at out, where there is room for 6 bytes per byte of s. */
+static char *escape(char *out, struct str s)
+{
+	const char *p = s.p, *end = s.p + s.n;
+
+	while (end - p >= 16) {
+		if (plain16(p)) {
+			memcpy(out, p, 16);
+			out += 16;
+			p += 16;
+			continue;
+		}
+		for (int i = 0; i < 16; i++, p++) {
+			if (escapes[(unsigned char)*p])
+				out = put_escape(out, (unsigned char)*p);
+			else
+				*out++ = *p;
+		}
+	}
+	for (; p < end; p++) {
+		if (escapes[(unsigned char)*p])
+			out = put_escape(out, (unsigned char)*p);
+		else
+			*out++ = *p;
+	}
+	return out;
+}
+
+/* Long strings are written in pieces, so that the worst case is not reserved for all of them. */
+#define PIECE 4096
+
+void json_escape(struct strbuf *b, struct str s)
+{
+	while (s.n) {
+		struct str piece = { s.p, s.n < PIECE ? s.n : PIECE };
+
+		b->n = (size_t)(escape(strbuf_room(b, piece.n * 6), piece) - b->p);
+		s = str_from(s, piece.n);
+	}
+}
+
+void json_string(struct strbuf *b, struct str s)
+{
+	strbuf_ch(b, '"');
+	json_escape(b, s);
+	strbuf_ch(b, '"');
+}
+
+void json_string_checked(struct strbuf *b, struct str s)
+{
+	struct strbuf clean = { 0 };
+
+	if (utf8_valid(s)) {
+		json_string(b, s);
+		return;
+	}
+	utf8_replace(&clean, s);
+	json_string(b, strbuf_view(&clean));
+	strbuf_release(&clean);
+}
+
+/* The character of a valid sequence of n bytes. */
+static uint32_t code_point(const char *p, size_t n)
+{
+	static const unsigned char lead[] = { 0, 0x7f, 0x1f, 0x0f, 0x07 };
+	uint32_t c = (unsigned char)p[0] & lead[n];
+
+	for (size_t i = 1; i < n; i++)
+		c = c << 6 | ((unsigned char)p[i] & 0x3f);
+	return c;
+}
+
+static void put_u16(struct strbuf *b, uint32_t c)
+{
+	static const char hex[] = "0123456789abcdef";
+	char *out = strbuf_room(b, 6);
+
+	out[0] = '\\';
+	out[1] = 'u';
+	for (int i = 0; i < 4; i++)
+		out[2 + i] = hex[c >> (12 - 4 * i) & 15];
+	b->n += 6;
+}
+
+void json_string_ascii(struct strbuf *b, struct str s)
+{
+	const char *p = s.p, *end = s.p + s.n;
+
+	strbuf_ch(b, '"');
+	while (p < end) {
+		size_t n = utf8_len(p, end);
+		uint32_t c = n ? code_point(p, n) : 0xfffd;
+
+		p += n ? n : 1;
+		if (c < 0x80) {
+			json_escape(b, (struct str){ p - 1, 1 });
+		} else if (c < 0x10000) {
+			put_u16(b, c);
+		} else {
+			put_u16(b, 0xd800 + ((c - 0x10000) >> 10));
+			put_u16(b, 0xdc00 + ((c - 0x10000) & 0x3ff));
+		}
+	}
+	strbuf_ch(b, '"');
+}
+
+void json_uint(struct strbuf *b, uint64_t v)
+{
+	char digits[20];
+	size_t i = sizeof(digits);
+
+	do {
+		digits[--i] = (char)('0' + v % 10);
+		v /= 10;
+	} while (v);
+	strbuf_add(b, digits + i, sizeof(digits) - i);
+}
+
+/* ---- checking ---- */
+
+/* Deeper nesting is called invalid: PostgreSQL's own parser gives up at about this depth too. */
+#define MAX_DEPTH 6000
+
+static const char *skip_blanks(const char *p, const char *end)
+{
+	while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+		p++;
+	return p;
+}
+
+static const char *digits(const char *p, const char *end)
+{
+	while (p < end && *p >= '0' && *p <= '9')
+		p++;
+	return p;
+}
+
+/* Behind the number at p, or NULL. */
+static const char *check_number(const char *p, const char *end)
+{
+	const char *from;
+
+	p += *p == '-';
+	from = p;
+	p = digits(p, end);
+	if (p == from || (*from == '0' && p > from + 1))
+		return NULL;
+	if (p < end && *p == '.') {
+		from = ++p;
+		p = digits(p, end);
+		if (p == from)
+			return NULL;
+	}
+	if (p < end && (*p | 32) == 'e') {
+		p++;
+		p += p < end && (*p == '+' || *p == '-');
+		from = p;
+		p = digits(p, end);
+		if (p == from)
+			return NULL;
+	}
+	return p;
+}
+
+static bool is_hex(char c)
+{
+	return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'f');
+}
+
+/* Behind the string whose opening quote is at p, or NULL. */
+static const char *check_string(const char *p, const char *end)
+{
+	for (p++; p < end; p++) {
+		if (*p == '"')
+			return p + 1;
+		if ((unsigned char)*p < 0x20)
+			return NULL;
+		if (*p != '\\')
+			continue;
+		if (++p >= end)
+			return NULL;
+		if (*p == 'u') {
+			for (int i = 0; i < 4; i++)
+				if (++p >= end || !is_hex(*p))
+					return NULL;
+		} else if (!strchr("\"\\/bfnrt", *p) || !*p) {
+			return NULL;
+		}
+	}
+	return NULL;
+}
+
+static const char *check_scalar(const char *p, const char *end)
+{
+	static const struct str words[] = { STR("true"), STR("false"), STR("null") };
+
+	if (p >= end)
+		return NULL;
+	if (*p == '"')
+		return check_string(p, end);
+	if (*p == '-' || (*p >= '0' && *p <= '9'))
+		return check_number(p, end);
+	for (size_t i = 0; i < 3; i++)
+		if (str_starts((struct str){ p, (size_t)(end - p) }, words[i]))
+			return p + words[i].n;
+	return NULL;
+}
+
+/* Behind `"name" :`, or NULL. */
+static const char *check_key(const char *p, const char *end)
+{
+	p = skip_blanks(p, end);
+	if (p >= end || *p != '"')
+		return NULL;
+	p = check_string(p, end);
+	if (!p)
+		return NULL;
+	p = skip_blanks(p, end);
+	return p < end && *p == ':' ? p + 1 : NULL;
+}
+
+bool json_valid(struct str s)
+{
+	const char *p = s.p, *end = s.p + s.n;
+	char open[MAX_DEPTH]; /* what closes each level */
+	size_t depth = 0;
+
+	for (;;) {
+		p = skip_blanks(p, end); /* a value begins */
+		if (p < end && (*p == '{' || *p == '[')) {
+			char close = *p == '{' ? '}' : ']';
+
+			p = skip_blanks(p + 1, end);
+			if (depth == MAX_DEPTH)
+				return false;
+			if (p < end && *p == close) {
+				p++;
+			} else {
+				open[depth++] = close;
+				if (close == '}' && !(p = check_key(p, end)))
+					return false;
+				continue;
+			}
+		} else if (!(p = check_scalar(p, end))) {
+			return false;
+		}
+		for (;;) { /* a value has ended */
+			p = skip_blanks(p, end);
+			if (depth == 0)
+				return p == end;
+			if (p >= end)
+				return false;
+			if (*p != open[depth - 1])
+				break;
+			p++;
+			depth--;
+		}
+		if (*p++ != ',' || (open[depth - 1] == '}' && !(p = check_key(p, end))))
+			return false;
+	}
+}

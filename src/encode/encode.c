@@ -1,0 +1,35 @@
+#include "encode/encode.h"
+
+#include "encode/value.h"
+
+const struct format *const encode_formats[] = { &format_native, NULL };
+
+const struct format *encode_format(const char *name)
+{
+	for (size_t i = 0; encode_formats[i]; i++)
+		if (strcmp(encode_formats[i]->name, name) == 0)
+			return encode_formats[i];
+	return NULL;
+}
+
+void encode_key(const struct encode_options *o, const struct event *e, struct strbuf *out)
+{
+	size_t at = out->n;
+	char next = '{';
+
+	if (!e->rel)
+		return;
+	for (uint32_t i = 0; i < e->rel->ncols; i++) {
+		const struct column *c = &e->rel->cols[i];
+		const struct value *v = c->primary ? event_key_value(e, i) : NULL;
+
+		if (!v || v->kind == VALUE_UNCHANGED)
+			continue;
+		strbuf_ch(out, next);
+		next = ',';
+		strbuf_str(out, c->field.key);
+		value_column(o, c, v, out);
+	}
+	if (out->n > at)
+		strbuf_ch(out, '}');
+}
