@@ -1,6 +1,6 @@
 /* The public face: streams and their callbacks. */
 #include "base/log.h"
-#include "conf/options.h"
+#include "conf/settings.h"
 #include "core/capture.h"
 #include "flow/filter.h"
 #include "lib/herald.h"
