@@ -22,8 +22,9 @@
  *
  * A stream is used by one thread at a time; only herald_stream_stop may be called from others and
  * from signal handlers. Several streams are independent. Connections that break are mended inside;
- * functions fail only when trying again would not help. When memory runs out the library aborts
- * the process: the slot makes that safe.
+ * functions fail only when trying again would not help. Nothing is written to standard error unless
+ * "log-level" is set to "info" or "warn". When memory runs out the library aborts the process: the
+ * slot makes that safe.
  */
 #ifndef PGHERALD_H
 #define PGHERALD_H

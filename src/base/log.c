@@ -17,6 +17,17 @@ void log_setup(enum log_format format, enum log_level least)
 	log_least = least;
 }
 
+static const char *const level_names[] = { "debug", "info", "warn", "error" };
+
+void log_setup_names(const char *format, const char *least)
+{
+	enum log_level level = LOG_DEBUG;
+
+	while (level < LOG_ERROR && strcmp(level_names[level], least) != 0)
+		level++;
+	log_setup(strcmp(format, "json") == 0 ? LOG_JSON : LOG_LOGFMT, level);
+}
+
 static void put_time(struct strbuf *b)
 {
 	struct timespec now;
@@ -30,7 +41,6 @@ static void put_time(struct strbuf *b)
 
 void log_write(enum log_level level, const char *fmt, ...)
 {
-	static const char *const names[] = { "debug", "info", "warn", "error" };
 	struct strbuf line = { 0 };
 	char text[2000];
 	va_list ap;
@@ -43,7 +53,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 	strbuf_str(&line, log_format == LOG_JSON ? STR("{\"time\":\"") : STR("time="));
 	put_time(&line);
 	strbuf_printf(&line, log_format == LOG_JSON ? "\",\"level\":\"%s\",\"msg\":" : " level=%s msg=",
-		      names[level]);
+		      level_names[level]);
 	json_string_checked(&line, str_c(text));
 	strbuf_str(&line, log_format == LOG_JSON ? STR("}\n") : STR("\n"));
 	if (write(STDERR_FILENO, line.p, line.n) < 0) {

@@ -11,6 +11,9 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 /* Process-wide; set once before threads start, and at reload. */
 void log_setup(enum log_format format, enum log_level least);
 
+/* The same by the names that settings have: "logfmt" or "json"; "debug", "info" ... */
+void log_setup_names(const char *format, const char *least);
+
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_debug(...) log_write(LOG_DEBUG, __VA_ARGS__)

@@ -16,9 +16,6 @@ static inline int cli_settings(const struct command *c, struct settings *s, stru
 	return settings_load(s, c->verb, c->argc, c->argv, err);
 }
 
-/* Puts the settings' log format and level in force. */
-void cli_log_setup(const struct settings *s);
-
 int stream_run(const struct command *command, struct settings *settings);
 
 #endif

@@ -98,7 +98,7 @@ static void settle_reload(struct streamer *s)
 		free(s->current);
 		s->current = s->next;
 		s->next = NULL;
-		cli_log_setup(s->current);
+		log_setup_names(s->current->log_format, s->current->log_level);
 	}
 	if (s->reload_wanted && !s->next)
 		reload(s);

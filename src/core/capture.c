@@ -31,10 +31,15 @@
 #define STOP_TRANSACTION_MS 3000
 #define STOP_DRAIN_MS 8000
 
-/* A read that brought this much means that data is flowing. Then a short wait lets the server
- * write many rows for one wake-up of ours; each of its rows is a send() of its own. */
-#define FLOWING_BYTES (16u << 10)
-#define COALESCE_NS 200000
+/* The server sends each row with a send() of its own, and a reader that wakes up for each makes
+ * both sides slow. So while data flows (a read brought FLOWING_BYTES) we nap before the next read,
+ * and the nap adapts: long enough to find many rows, short enough not to fill the socket's buffer,
+ * which would stop the server. */
+#define FLOWING_BYTES 1024
+#define NAP_MOST_NS 200000
+#define NAP_LEAST_NS 10000
+#define READ_LITTLE (12u << 10)
+#define READ_MUCH (32u << 10)
 
 struct capture {
 	const struct settings *settings;
@@ -69,6 +74,7 @@ struct capture {
 	int epoll, progress, tick;
 	bool reading; /* the socket is in the epoll set */
 	bool flowing;
+	long nap_ns;
 	int64_t retry_ms;
 	int backoff_ms;
 	bool down_logged;
@@ -513,19 +519,25 @@ static int handle_messages(struct capture *c, struct err *err)
 	return 0;
 }
 
+static void adapt_nap(struct capture *c, size_t got)
+{
+	if (got > READ_MUCH && c->nap_ns > NAP_LEAST_NS)
+		c->nap_ns -= c->nap_ns / 4;
+	else if (got < READ_LITTLE && c->nap_ns < NAP_MOST_NS)
+		c->nap_ns += c->nap_ns / 4 + 1;
+}
+
 static int receive(struct capture *c, struct err *err)
 {
 	ssize_t n;
 
-	if (c->flowing) {
-		struct timespec nap = { 0, COALESCE_NS };
-
-		nanosleep(&nap, NULL);
-	}
+	if (c->flowing)
+		nanosleep(&(struct timespec){ .tv_nsec = c->nap_ns }, NULL);
 	n = stream_fill(c->session.stream, err);
 	if (n < 0)
 		return -1;
 	c->flowing = n >= FLOWING_BYTES;
+	adapt_nap(c, (size_t)n);
 	if (n > 0) {
 		c->heard_ms = clock_ms();
 		c->pinged = false;
@@ -696,6 +708,7 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 
 	c->settings = s;
 	c->binary = s->binary;
+	c->nap_ns = NAP_MOST_NS / 2;
 	c->epoll = c->progress = c->tick = -1;
 	if (callback)
 		c->callback = *callback;

@@ -37,6 +37,7 @@ struct herald_stream *herald_stream_new(void)
 	struct herald_stream *s = mem_alloc(sizeof(*s));
 
 	settings_init(&s->settings);
+	s->settings.log_level = "error"; /* the program has herald_stream_error */
 	return s;
 }
 
@@ -133,6 +134,7 @@ static int begin(struct herald_stream *s)
 		return 0;
 	if (s->nlisteners == 0 && s->settings.noutputs == 0)
 		return err_set(&s->err, ERR_USAGE, "nothing to do: no callback and no output");
+	log_setup_names(s->settings.log_format, s->settings.log_level);
 	s->capture = capture_open(&s->settings, &callback, &s->err);
 	if (s->capture && s->stopped)
 		capture_stop(s->capture);
