@@ -9,29 +9,45 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What is watched besides the stream. */
+/* For the signal handlers, which also interrupt what blocks (connecting, waiting for a slot). */
+static struct capture *_Atomic running;
+static volatile sig_atomic_t stops, hangups;
+
+/* The first asks for an end in order, the second ends at once. */
+static void on_stop(int signal)
+{
+	struct capture *c = running;
+
+	if (stops++)
+		_exit(128 + signal);
+	if (c)
+		capture_stop(c);
+}
+
+static void on_hangup(int signal)
+{
+	hangups = 1;
+}
+
+static void handle_signals(void)
+{
+	struct sigaction stop = { .sa_handler = on_stop, .sa_flags = SA_RESTART };
+	struct sigaction hangup = { .sa_handler = on_hangup, .sa_flags = SA_RESTART };
+
+	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGTERM, &stop, NULL);
+	sigaction(SIGHUP, &hangup, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+/* The configuration file that is watched. */
 struct watch {
-	int signals; /* signalfd */
-	int files;   /* inotify on the configuration file's folder, or -1 */
+	int fd; /* inotify on the file's folder, or -1 */
 	struct stat file;
 };
-
-static int open_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL); /* before threads start: they inherit it */
-	signal(SIGPIPE, SIG_IGN);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
 
 /* The folder is watched, not the file: editors rename a new file into place, and a mounted
  * ConfigMap swaps a symbolic link beside it. */
@@ -39,9 +55,9 @@ static void watch_file(struct watch *w, const char *path)
 {
 	char *copy = mem_strdup(path);
 
-	w->files = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	if (w->files >= 0)
-		inotify_add_watch(w->files, dirname(copy),
+	w->fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (w->fd >= 0)
+		inotify_add_watch(w->fd, dirname(copy),
 				  IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO | IN_ATTRIB);
 	free(copy);
 	if (stat(path, &w->file))
@@ -71,7 +87,6 @@ struct streamer {
 	struct settings *current;
 	struct settings *next; /* given to capture_reload, or NULL */
 	bool reload_wanted;
-	bool stopping;
 };
 
 /* Reads the settings again; a bad file is refused and the old settings stay in force. */
@@ -104,27 +119,11 @@ static void settle_reload(struct streamer *s)
 		reload(s);
 }
 
-static void on_signals(struct streamer *s)
-{
-	struct signalfd_siginfo info;
-
-	while (read(s->watch.signals, &info, sizeof(info)) == sizeof(info)) {
-		if (info.ssi_signo == SIGHUP) {
-			s->reload_wanted = true;
-		} else if (s->stopping) {
-			_exit(128 + (int)info.ssi_signo);
-		} else {
-			s->stopping = true;
-			capture_stop(s->capture);
-		}
-	}
-}
-
 static void on_files(struct streamer *s)
 {
 	char buf[4096];
 
-	while (read(s->watch.files, buf, sizeof(buf)) > 0)
+	while (read(s->watch.fd, buf, sizeof(buf)) > 0)
 		;
 	if (file_changed(&s->watch, s->current->file))
 		s->reload_wanted = true;
@@ -132,18 +131,18 @@ static void on_files(struct streamer *s)
 
 static int loop(struct streamer *s, struct err *err)
 {
-	struct pollfd fds[] = { { capture_fd(s->capture), POLLIN, 0 },
-				{ s->watch.signals, POLLIN, 0 },
-				{ s->watch.files, POLLIN, 0 } };
+	struct pollfd fds[] = { { capture_fd(s->capture), POLLIN, 0 }, { s->watch.fd, POLLIN, 0 } };
 	int done = 0;
 
 	while (done == 0) {
-		if (poll(fds, 3, -1) < 0 && errno != EINTR)
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			return err_set(err, ERR_FAIL, "poll: %s", strerror(errno));
 		if (fds[1].revents)
-			on_signals(s);
-		if (fds[2].revents)
 			on_files(s);
+		if (hangups) {
+			hangups = 0;
+			s->reload_wanted = true;
+		}
 		settle_reload(s);
 		done = capture_step(s->capture, 0, err);
 	}
@@ -152,16 +151,20 @@ static int loop(struct streamer *s, struct err *err)
 
 int stream_run(const struct command *command, struct settings *settings)
 {
-	struct streamer s = { .command = command, .current = settings, .watch.files = -1 };
+	struct streamer s = { .command = command, .current = settings, .watch.fd = -1 };
 	struct err err = { 0 };
 	int failed = -1;
 
-	s.watch.signals = open_signals();
+	handle_signals();
 	if (settings->file)
 		watch_file(&s.watch, settings->file);
 	s.capture = capture_open(settings, NULL, &err);
+	running = s.capture;
+	if (s.capture && stops)
+		capture_stop(s.capture);
 	if (s.capture)
 		failed = loop(&s, &err);
+	running = NULL;
 	capture_close(s.capture);
 	if (failed)
 		log_error("%s", err.msg);

@@ -25,6 +25,8 @@
 /* A server that is silent this long is asked for a sign of life; silent twice, it is gone. */
 #define SILENCE_MS 30000
 #define PUBLICATION_CHECK_MS 30000
+/* After so long without room in an output the log says who is waited for. */
+#define SAY_WAITING_MS 5000
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MOST_MS 15000
 /* After capture_stop: to the end of the transaction in flight, and for the outputs to take. */
@@ -80,6 +82,7 @@ struct capture {
 	bool down_logged;
 	bool was_busy; /* another process had the slot since our last session */
 	int64_t status_ms, heard_ms, publication_ms;
+	int64_t blocked_ms; /* since when there is no room, 0: there is */
 	uint64_t told; /* the LSN of the last status */
 	bool pinged;
 
@@ -560,6 +563,24 @@ static int tick(struct capture *c, struct err *err)
 	return report(c, false, err);
 }
 
+/* Says once who holds the others up. */
+static void watch_blocked(struct capture *c, bool room)
+{
+	int64_t now = clock_ms();
+
+	if (room) {
+		c->blocked_ms = 0;
+	} else if (c->blocked_ms == 0) {
+		c->blocked_ms = now;
+	} else if (c->blocked_ms > 0 && now - c->blocked_ms > SAY_WAITING_MS) {
+		c->blocked_ms = -1;
+		for (size_t i = 0; i < c->noutputs; i++)
+			if (!c->outputs[i].batch)
+				log_warn("waiting for output %s, which takes nothing more",
+					 c->outputs[i].sink->url);
+	}
+}
+
 static void empty_fd(int fd)
 {
 	uint64_t n;
@@ -591,6 +612,7 @@ static int serve(struct capture *c, bool readable, struct err *err)
 	bool room = has_room(c);
 
 	watch_socket(c, room);
+	watch_blocked(c, room);
 	if (room && handle_messages(c, err))
 		return -1;
 	if (room && readable && !c->done && receive(c, err))

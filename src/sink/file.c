@@ -3,14 +3,18 @@
  * while there is something to sync, and earlier when much is in flight.
  *
  * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
- * is opened, and the last line's position tells what not to write again.
+ * is opened, and the last line's position tells what not to write again. For formats whose lines
+ * carry no position, PATH.position says after each fsync how far the file is whole, and up to where.
  */
 #include "base/clock.h"
+#include "base/mem.h"
 #include "encode/encode.h"
 #include "sink/sink.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +23,8 @@
 
 struct file {
 	int fd;
+	int mark;           /* PATH.position, or -1 */
+	struct position last; /* of the last message written */
 	size_t unsynced;    /* bytes */
 	int64_t oldest_ms;  /* when the first of them was written */
 	uint64_t written;   /* the last sequence number written */
@@ -71,6 +77,49 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 	return failed;
 }
 
+/* The mark: "POSITION LENGTH\n", always this many bytes. */
+#define MARK_LEN (POSITION_LEN + 1 + 20 + 1)
+
+static int write_mark(struct sink *s, struct err *err)
+{
+	struct file *f = s->state;
+	char mark[MARK_LEN + 1];
+	struct stat st;
+
+	if (f->mark < 0)
+		return 0;
+	if (fstat(f->fd, &st))
+		return fail(s, "look at", err);
+	position_print(f->last, mark);
+	snprintf(mark + POSITION_LEN, sizeof(mark) - POSITION_LEN, " %020jd\n", (intmax_t)st.st_size);
+	if (pwrite(f->mark, mark, MARK_LEN, 0) != MARK_LEN || fdatasync(f->mark))
+		return fail(s, "write the position beside", err);
+	return 0;
+}
+
+/* Cuts the file back to where the mark says it is whole. */
+static int resume_marked(struct sink *s, off_t size, struct err *err)
+{
+	struct file *f = s->state;
+	char *path = NULL, mark[MARK_LEN + 1] = "";
+	off_t whole;
+
+	if (asprintf(&path, "%s.position", s->url + 5) < 0)
+		mem_die();
+	f->mark = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	free(path);
+	if (f->mark < 0)
+		return fail(s, "open the position beside", err);
+	if (pread(f->mark, mark, MARK_LEN, 0) != MARK_LEN ||
+	    !position_parse((struct str){ mark, POSITION_LEN }, &s->held))
+		return 0;
+	whole = (off_t)strtoll(mark + POSITION_LEN, NULL, 10);
+	if (whole < size && ftruncate(f->fd, whole))
+		return fail(s, "cut the end of", err);
+	f->last = s->held;
+	return 0;
+}
+
 static int resume(struct sink *s, int fd, struct err *err)
 {
 	struct stat st;
@@ -78,7 +127,11 @@ static int resume(struct sink *s, int fd, struct err *err)
 
 	if (fstat(fd, &st))
 		return fail(s, "look at", err);
-	if (!S_ISREG(st.st_mode) || st.st_size == 0)
+	if (!S_ISREG(st.st_mode))
+		return 0;
+	if (!s->format->position && resume_marked(s, st.st_size, err))
+		return -1;
+	if (st.st_size == 0 || fstat(fd, &st))
 		return 0;
 	end = last_newline(fd, st.st_size);
 	begin = end > 0 ? last_newline(fd, end) + 1 : 0;
@@ -93,6 +146,7 @@ static int file_open(struct sink *s, struct err *err)
 {
 	struct file *f = s->state;
 
+	f->mark = -1;
 	f->fd = open(s->url + 5, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (f->fd < 0)
 		return fail(s, "open", err);
@@ -109,6 +163,8 @@ static int sync_now(struct sink *s, struct err *err)
 		return 0;
 	if (fdatasync(f->fd) && errno != EINVAL && errno != EROFS) /* pipes cannot be synced */
 		return fail(s, "sync", err);
+	if (write_mark(s, err))
+		return -1;
 	f->unsynced = 0;
 	sink_took(s, f->written);
 	return 0;
@@ -132,6 +188,7 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, struc
 		at += (size_t)n;
 	}
 	f->written = b->first + b->n - 1;
+	f->last = b->messages[b->n - 1].position;
 	return 0;
 }
 
@@ -156,6 +213,8 @@ static void file_close(struct sink *s)
 {
 	struct file *f = s->state;
 
+	if (f->mark > 0)
+		close(f->mark);
 	if (f->fd > 0)
 		close(f->fd);
 }

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -324,7 +325,9 @@ struct sink *sink_start(const char *url, const struct format *format, int progre
 			struct err *err)
 {
 	const struct sink_driver *driver = find_driver(url);
+	sigset_t all, before;
 	struct sink *s;
+	int failed;
 
 	if (sink_check(url, err))
 		return NULL;
@@ -338,7 +341,11 @@ struct sink *sink_start(const char *url, const struct format *format, int progre
 	s->queued_end = &s->queued;
 	s->sent_end = &s->sent;
 	pthread_mutex_init(&s->lock, NULL);
-	if (pthread_create(&s->thread, NULL, run, s)) {
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
+	failed = pthread_create(&s->thread, NULL, run, s);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed) {
 		err_set(err, ERR_FAIL, "cannot start a thread for %s", url);
 		sink_free(s);
 		return NULL;
