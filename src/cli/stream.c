@@ -89,6 +89,13 @@ struct streamer {
 	bool reload_wanted;
 };
 
+static void free_settings(struct settings *s)
+{
+	if (s)
+		settings_release(s);
+	free(s);
+}
+
 /* Reads the settings again; a bad file is refused and the old settings stay in force. */
 static void reload(struct streamer *s)
 {
@@ -98,8 +105,7 @@ static void reload(struct streamer *s)
 	s->reload_wanted = false;
 	if (cli_settings(s->command, next, &err) || capture_reload(s->capture, next, &err)) {
 		log_error("new settings are refused, the old ones stay in force: %s", err.msg);
-		settings_release(next);
-		free(next);
+		free_settings(next);
 		return;
 	}
 	s->next = next;
@@ -109,8 +115,7 @@ static void reload(struct streamer *s)
 static void settle_reload(struct streamer *s)
 {
 	if (s->next && !capture_reloading(s->capture)) {
-		settings_release(s->current);
-		free(s->current);
+		free_settings(s->current);
 		s->current = s->next;
 		s->next = NULL;
 		log_setup_names(s->current->log_format, s->current->log_level);
@@ -168,5 +173,9 @@ int stream_run(const struct command *command, struct settings *settings)
 	capture_close(s.capture);
 	if (failed)
 		log_error("%s", err.msg);
+	free_settings(s.next);
+	free_settings(s.current);
+	if (s.watch.fd >= 0)
+		close(s.watch.fd);
 	return failed ? err_exit_code(err.kind) : 0;
 }
