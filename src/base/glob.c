@@ -55,7 +55,8 @@ static int parse_quoted(struct glob *g, struct arena *arena, struct str *rest, s
 	*g = (struct glob){ { copy, n }, true };
 	*rest = str_from(*rest, i + 1);
 	if (rest->n && rest->p[0] != '.')
-		return err_set(err, ERR_CONFIG, "there is text behind a closing double quote; "
+		return err_set(err, ERR_CONFIG,
+			       "there is text behind a closing double quote; "
 			       "a quote inside a quoted name is written twice");
 	return 0;
 }
@@ -69,7 +70,8 @@ static int parse_bare(struct glob *g, struct str *rest, struct err *err)
 		char c = rest->p[part.n++];
 
 		if (c == '"')
-			return err_set(err, ERR_CONFIG, "a double quote stands inside a name; "
+			return err_set(err, ERR_CONFIG,
+				       "a double quote stands inside a name; "
 				       "put the whole name in double quotes");
 		literal = literal && c != '*' && c != '?';
 	}
@@ -105,7 +107,8 @@ int glob_name_parse(struct glob_name *g, struct arena *arena, struct str text, s
 	if (parse_part(&g->name, arena, &text, err))
 		return -1;
 	if (text.n)
-		return err_set(err, ERR_CONFIG, "it has more than one dot; "
+		return err_set(err, ERR_CONFIG,
+			       "it has more than one dot; "
 			       "put a name with dots in double quotes");
 	return 0;
 }

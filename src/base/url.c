@@ -59,8 +59,10 @@ static int decode(const char **out, struct arena *arena, struct str s, const cha
 	*out = url_decode(arena, s);
 	if (*out)
 		return 0;
-	return err_set(err, ERR_CONFIG, "%s has a %% that is not followed by two hex digits; "
-		       "a percent sign itself is %%25", what);
+	return err_set(err, ERR_CONFIG,
+		       "%s has a %% that is not followed by two hex digits; "
+		       "a percent sign itself is %%25",
+		       what);
 }
 
 static size_t count(struct str s, char c)
@@ -203,8 +205,9 @@ const char *url_param(const struct url *u, const char *name)
 
 bool url_is_secret(struct str name)
 {
-	static const char *const words[] = { "password", "passwd", "secret", "token", "credential",
-					     "api_key", "apikey", "access_key", "scram_" };
+	static const char *const words[] = { "password", "passwd",     "secret",
+					     "token",    "credential", "api_key",
+					     "apikey",   "access_key", "scram_" };
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
 		size_t n = strlen(words[i]);

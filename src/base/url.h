@@ -25,7 +25,7 @@ struct url {
 	const char *user;     /* NULL: none */
 	const char *password; /* NULL: none */
 	struct url_host *hosts;
-	size_t nhosts; /* 0 without // or with an empty authority as in file:///x */
+	size_t nhosts;    /* 0 without // or with an empty authority as in file:///x */
 	const char *path; /* "" or what follows, with its leading slash */
 	struct url_param *params;
 	size_t nparams;

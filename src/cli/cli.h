@@ -2,10 +2,13 @@
 #ifndef PGHERALD_CLI_H
 #define PGHERALD_CLI_H
 
-#include "conf/settings.h"
+#include "cli/verbs.h"
 
-/* A verb with its arguments, from which settings can be read again. */
+#include <stdlib.h>
+
+/* How the program was called: a verb with its arguments, from which settings can be read again. */
 struct command {
+	const char *program; /* argv[0] */
 	const char *verb;
 	int argc;
 	char **argv;
@@ -16,6 +19,12 @@ static inline int cli_settings(const struct command *c, struct settings *s, stru
 	return settings_load(s, c->verb, c->argc, c->argv, err);
 }
 
-int stream_run(const struct command *command, struct settings *settings);
+/* NULL is nothing. */
+static inline void cli_free(struct settings *s)
+{
+	if (s)
+		settings_release(s);
+	free(s);
+}
 
 #endif

@@ -89,13 +89,6 @@ struct streamer {
 	bool reload_wanted;
 };
 
-static void free_settings(struct settings *s)
-{
-	if (s)
-		settings_release(s);
-	free(s);
-}
-
 /* Reads the settings again; a bad file is refused and the old settings stay in force. */
 static void reload(struct streamer *s)
 {
@@ -105,7 +98,7 @@ static void reload(struct streamer *s)
 	s->reload_wanted = false;
 	if (cli_settings(s->command, next, &err) || capture_reload(s->capture, next, &err)) {
 		log_error("new settings are refused, the old ones stay in force: %s", err.msg);
-		free_settings(next);
+		cli_free(next);
 		return;
 	}
 	s->next = next;
@@ -115,7 +108,7 @@ static void reload(struct streamer *s)
 static void settle_reload(struct streamer *s)
 {
 	if (s->next && !capture_reloading(s->capture)) {
-		free_settings(s->current);
+		cli_free(s->current);
 		s->current = s->next;
 		s->next = NULL;
 		log_setup_names(s->current->log_format, s->current->log_level);
@@ -173,8 +166,8 @@ int stream_run(const struct command *command, struct settings *settings)
 	capture_close(s.capture);
 	if (failed)
 		log_error("%s", err.msg);
-	free_settings(s.next);
-	free_settings(s.current);
+	cli_free(s.next);
+	cli_free(s.current);
 	if (s.watch.fd >= 0)
 		close(s.watch.fd);
 	return failed ? err_exit_code(err.kind) : 0;

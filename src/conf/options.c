@@ -11,101 +11,111 @@
 #define AT_BOTH(field)                                                                             \
 	.at = offsetof(struct settings, field), .output_at = offsetof(struct output_settings, field)
 
+/* clang-format off */
 const struct option options[] = {
 	{ "connection", 0, OPTION_STRING, OPTION_SECRET, AT(connection),
-	  "stream check status drop", "CONNINFO", "",
-	  0, 65536, "where the database is; libpq's PG* variables apply too",
-	  "A libpq URI or keyword string. On the command line it is the argument without a flag.",
+	  "stream check status drop", "CONNINFO", "", 0, 65536,
+	  "the database: a libpq URI or keywords; PG* variables apply too",
+	  "On the command line it is the argument without a flag.",
 	  .heading = "Connection and slot" },
-	{ "slot", 0, OPTION_SLOT, 0, AT(slot), "stream check status drop", "NAME", "pgherald",
-	  .help = "replication slot; made when it is missing",
-	  .more = "The slot keeps the position. It is never dropped except by *pgherald drop*." },
-	{ "publication", 0, OPTION_STRING, 0, AT(publication), "stream check status drop", "NAME",
-	  "pgherald", 1, 63, "publication; made when it is missing",
-	  "It is made for all tables, or for those of *--tables* where these are plain names. A "
-	  "publication that exists is used as it is." },
-	{ "temporary", 0, OPTION_BOOL, 0, AT(temporary), "stream", .def = "false",
-	  .help = "use a slot that disappears on exit" },
-	{ "create", 0, OPTION_BOOL, 0, AT(create), "stream", .def = "true",
+	{ "slot", 0, OPTION_SLOT, 0, AT(slot),
+	  "stream check status drop", "NAME", "pgherald", .help = "replication slot",
+	  .more = "It keeps the position. It is made when it is missing and never dropped except by "
+		  "pgherald drop." },
+	{ "publication", 0, OPTION_STRING, 0, AT(publication),
+	  "stream check status drop", "NAME", "pgherald", 1, 63, "publication",
+	  "When it is missing it is made: for all tables, or for those of --tables where these are "
+	  "plain names. A publication that exists is used as it is." },
+	{ "temporary", 0, OPTION_BOOL, 0, AT(temporary),
+	  "stream", .def = "false", .help = "use a slot that disappears on exit" },
+	{ "create", 0, OPTION_BOOL, 0, AT(create),
+	  "stream", .def = "true",
 	  .help = "make the slot and the publication where they are missing" },
-	{ "wait", 0, OPTION_BOOL, 0, AT(wait), "stream", .def = "true",
-	  .help = "wait while another process uses the slot",
-	  .more = "The waiting process stands by and takes over when the other goes." },
-	{ "name", 0, OPTION_STRING, OPTION_MANUAL, AT(name), "stream", "LABEL", NULL, 1, 200,
+	{ "wait", 0, OPTION_BOOL, 0, AT(wait),
+	  "stream", .def = "true", .help = "wait while another process uses the slot",
+	  .more = "A process that waits stands by and takes over when the other goes." },
+	{ "name", 0, OPTION_STRING, OPTION_MANUAL, AT(name),
+	  "stream", "LABEL", NULL, 1, 200,
 	  "label of this server in formats that show one; default: the database" },
 
-	{ "tables", 0, OPTION_TABLES, OPTION_RELOAD, AT_BOTH(tables), "stream check", "PATTERNS",
-	  .help = "tables wanted, as in 'public.*,!public.log'",
-	  .more = "Patterns over schema.table, separated by commas: _\\*_ and _?_ are wildcards, _!_ "
-		  "excludes, a part in double quotes is taken as it is, and a pattern without a dot "
-		  "means that table in any schema. The last pattern that matches decides.",
+	{ "tables", 0, OPTION_TABLES, OPTION_RELOAD, AT_BOTH(tables),
+	  "stream check", "PATTERNS", .help = "tables wanted, as in 'public.*,!public.log'",
+	  .more = "Patterns over schema.table, separated by commas: * and ? are wildcards, a leading "
+		  "! excludes, a part in double quotes is taken as it is, and a pattern without a "
+		  "dot means that table in any schema. The last one that matches decides.",
 	  .heading = "Which events" },
-	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions), "stream",
-	  "insert|update|delete|truncate|message", .help = "actions wanted, separated by commas" },
-	{ "from", 0, OPTION_POSITION, 0, AT(from), "stream", "now|LSN",
-	  .help = "begin here instead of at the slot's position",
+	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions),
+	  "stream", "insert|update|delete|truncate|message",
+	  .help = "actions wanted, separated by commas" },
+	{ "from", 0, OPTION_POSITION, 0, AT(from),
+	  "stream", "now|LSN", .help = "begin here instead of at the slot's position",
 	  .more = "A slot never goes back: a position before the slot's own is an error." },
-	{ "until", 0, OPTION_POSITION, 0, AT(until), "stream", "now|LSN",
-	  .help = "deliver everything up to here and exit",
-	  .more = "*now* is the server's end of the log when pgherald starts." },
-	{ "limit", 0, OPTION_INT, 0, AT(limit), "stream", "N", "0", 0, INT64_MAX,
-	  "exit after so many events; 0: no limit" },
+	{ "until", 0, OPTION_POSITION, 0, AT(until),
+	  "stream", "now|LSN", .help = "deliver everything up to here and exit",
+	  .more = "The word now means the end of the server's log when pgherald starts." },
+	{ "limit", 0, OPTION_INT, 0, AT(limit),
+	  "stream", "N", "0", 0, INT64_MAX, "exit after so many events; 0: no limit" },
 
-	{ "to", 0, OPTION_URL, OPTION_SECRET | OPTION_RELOAD | OPTION_REPEAT, AT_OUTPUT(to),
-	  "stream", "URL", NULL, 1, 4096, "output: stdout:, null:, file:PATH; may be repeated",
-	  "Options of single outputs can be given as parameters: "
-	  "_file:/var/log/app.json?format=pgevents&tables=public.\\*_. Without any, events go to "
-	  "standard output.",
+	{ "to", 0, OPTION_OUTPUT, OPTION_SECRET | OPTION_RELOAD, OPTION_NOWHERE, OPTION_NOWHERE,
+	  "stream", "URL", .help = "output: stdout:, file:PATH or null:; may be repeated",
+	  .more = "Options of a single output can be parameters of its URL, as in "
+		  "file:/var/log/app.json?format=pgevents&tables=public.*. Without any output events "
+		  "go to standard output.",
 	  .heading = "Where to and how" },
-	{ "format", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(format), "stream",
-	  "native|pretty|pgevents|wal-listener|wal2json|cloudevents|debezium",
-	  .help = "default: native, or pretty in a terminal" },
-	{ "numeric", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(numeric), "stream", "number|string",
-	  "number", .help = "how numeric values are written" },
-	{ "int8", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(int8), "stream", "number|string",
-	  "number", .help = "how 64-bit integers are written" },
-	{ "bytea", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(bytea), "stream", "hex|base64", "hex",
-	  .help = "how bytea values are written" },
-	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(timestamps), "stream",
-	  "iso|epoch_us", "iso", .help = "how dates and timestamps are written" },
-	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD, AT_OUTPUT(tags), "stream", "NAME=VALUE,...",
-	  .help = "constant labels in every native event" },
-	{ "variant", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(variant), "stream",
-	  "pgwalstreams", .help = "wal-listener: write as that relative of it does" },
+	{ "format", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(format),
+	  "stream", "native|pretty|pgevents|wal-listener|wal2json|cloudevents|debezium",
+	  .help = "format of events; default: native, or pretty in a terminal" },
+	{ "numeric", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(numeric),
+	  "stream", "number|string", "number", .help = "how numeric values are written" },
+	{ "int8", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(int8),
+	  "stream", "number|string", "number", .help = "how 64-bit integers are written" },
+	{ "bytea", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(bytea),
+	  "stream", "hex|base64", "hex", .help = "how bytea values are written" },
+	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(timestamps),
+	  "stream", "iso|epoch_us", "iso", .help = "how dates and timestamps are written" },
+	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD, AT_OUTPUT(tags),
+	  "stream", "NAME=VALUE,...", .help = "constant labels in every native event" },
+	{ "variant", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(variant),
+	  "stream", "pgwalstreams", .help = "write as that relative of wal-listener does" },
 	{ "recorded-at", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(recorded_at),
-	  "stream", .def = "false", .help = "pgevents: add recorded_at" },
+	  "stream", .def = "false", .help = "add recorded_at (pgevents)" },
 	{ "transactions", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(transactions),
-	  "stream", .def = "true", .help = "wal2json: show begin and commit" },
+	  "stream", .def = "true", .help = "show begin and commit (wal2json)" },
 	{ "decimal-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(decimal_mode),
-	  "stream", "precise|double|string", .help = "debezium: decimal.handling.mode" },
-	{ "time-precision", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL,
-	  AT_OUTPUT(time_precision), "stream", "adaptive|connect|isostring",
-	  .help = "debezium: time.precision.mode" },
+	  "stream", "precise|double|string", .help = "debezium's decimal.handling.mode" },
+	{ "time-precision", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(time_precision),
+	  "stream", "adaptive|connect|isostring", .help = "debezium's time.precision.mode" },
 	{ "interval-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(interval_mode),
-	  "stream", "numeric|string", .help = "debezium: interval.handling.mode" },
+	  "stream", "numeric|string", .help = "debezium's interval.handling.mode" },
 	{ "binary-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(binary_mode),
-	  "stream", "bytes|hex|base64", .help = "debezium: binary.handling.mode" },
+	  "stream", "bytes|hex|base64", .help = "debezium's binary.handling.mode" },
 	{ "hstore-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(hstore_mode),
-	  "stream", "map|json", .help = "debezium: hstore.handling.mode" },
+	  "stream", "map|json", .help = "debezium's hstore.handling.mode" },
 
-	{ "config", 'c', OPTION_STRING, OPTION_FLAG_ONLY, AT(file), "stream check status drop",
-	  "FILE", NULL, 1, 4096, "read settings from a YAML file",
-	  "The environment variable *PGHERALD_CONFIG* names it too.", .heading = "Running" },
+	{ "config", 'c', OPTION_STRING, OPTION_FLAG_ONLY, AT(file),
+	  "stream check status drop", "FILE", NULL, 1, 4096, "read settings from a YAML file",
+	  "The environment variable PGHERALD_CONFIG names it too.",
+	  .heading = "Running" },
 	{ "print-config", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(print_config),
 	  "stream check status drop", .help = "show the settings that result, and exit" },
-	{ "binary", 0, OPTION_BOOL, 0, AT(binary), "stream", .def = "false",
-	  .help = "ask the server for binary values" },
-	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format), NULL, "logfmt|json",
-	  "logfmt", .help = "how the lines on standard error are written" },
-	{ "log-level", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_level), NULL, "debug|info|warn|error",
-	  "info", .help = "the least that is logged" },
-	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds), "demo", "N", "0", 0, 1000000,
-	  "end after so many seconds; 0: when interrupted" },
-	{ "json", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(json), "check status",
-	  .help = "write JSON" },
-	{ "yes", 'y', OPTION_BOOL, OPTION_FLAG_ONLY, AT(yes), "drop", .help = "do not ask" },
-	{ "help", 'h', OPTION_BOOL, OPTION_FLAG_ONLY, AT(help), NULL, .help = "show this" },
+	{ "binary", 0, OPTION_BOOL, 0, AT(binary),
+	  "stream", .def = "false", .help = "ask the server for binary values" },
+	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format),
+	  "stream check status drop", "logfmt|json", "logfmt",
+	  .help = "how the lines on standard error are written" },
+	{ "log-level", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_level),
+	  "stream check status drop", "debug|info|warn|error", "info",
+	  .help = "the least that is logged" },
+	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds),
+	  "demo", "N", "0", 0, 1000000, "end after so many seconds; 0: when interrupted" },
+	{ "json", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(json),
+	  "check status", .help = "write JSON" },
+	{ "yes", 'y', OPTION_BOOL, OPTION_FLAG_ONLY, AT(yes),
+	  "drop", .help = "do not ask" },
+	{ "help", 'h', OPTION_BOOL, OPTION_FLAG_ONLY, AT(help),
+	  .help = "show this" },
 };
+/* clang-format on */
 
 const size_t options_count = sizeof(options) / sizeof(options[0]);
 
@@ -192,7 +202,7 @@ static size_t distance(struct str a, struct str b)
 const struct option *options_suggest(struct str name, const char *verb)
 {
 	const struct option *best = NULL;
-	size_t least = name.n / 3 + 1;
+	size_t least = (name.n + 2) / 3;
 
 	if (name.n > NAME_MAX_LEN)
 		return NULL;
@@ -236,8 +246,10 @@ static int set_slot(const struct option *o, void *field, struct arena *arena, st
 		good = islower((unsigned char)text.p[i]) || isdigit((unsigned char)text.p[i]) ||
 		       text.p[i] == '_';
 	if (!good)
-		return err_set(err, ERR_CONFIG, SHOWN " is not a slot's name: 1 to 63 lower-case "
-			       "letters, digits and underscores", SHOWN_ARG(text));
+		return err_set(err, ERR_CONFIG,
+			       SHOWN " is not a slot's name: 1 to 63 lower-case "
+				     "letters, digits and underscores",
+			       SHOWN_ARG(text));
 	*(const char **)field = arena_copy(arena, text.p, text.n);
 	return 0;
 }
@@ -323,7 +335,8 @@ int option_set_list(const struct option *o, void *field, struct arena *arena, st
 		    struct err *err)
 {
 	if (items.n == 0)
-		return err_set(err, ERR_CONFIG, "the list is empty; leave it out to have the default");
+		return err_set(err, ERR_CONFIG,
+			       "the list is empty; leave it out to have the default");
 	for (size_t i = 0; i < items.n; i++)
 		if (check_item(o, arena, str_c(items.v[i]), err))
 			return -1;
@@ -377,10 +390,10 @@ int option_set(const struct option *o, void *field, struct arena *arena, struct 
 	static int (*const set[])(const struct option *o, void *field, struct arena *arena,
 				  struct str text, struct err *err) = {
 		[OPTION_STRING] = set_string,     [OPTION_SLOT] = set_slot,
-		[OPTION_POSITION] = set_position, [OPTION_URL] = set_string,
-		[OPTION_ENUM] = set_enum,         [OPTION_BOOL] = set_bool,
-		[OPTION_INT] = set_int,           [OPTION_LIST] = set_list,
-		[OPTION_TABLES] = set_list,       [OPTION_PAIRS] = set_list,
+		[OPTION_POSITION] = set_position, [OPTION_ENUM] = set_enum,
+		[OPTION_BOOL] = set_bool,         [OPTION_INT] = set_int,
+		[OPTION_LIST] = set_list,         [OPTION_TABLES] = set_list,
+		[OPTION_PAIRS] = set_list,
 	};
 
 	return set[o->type](o, field, arena, text, err);
@@ -390,8 +403,9 @@ static size_t field_size(const struct option *o)
 {
 	if (option_is_list(o))
 		return sizeof(struct strings);
-	return o->type == OPTION_BOOL ? sizeof(bool) :
-	       o->type == OPTION_INT ? sizeof(int64_t) : sizeof(const char *);
+	return o->type == OPTION_BOOL  ? sizeof(bool)
+	       : o->type == OPTION_INT ? sizeof(int64_t)
+				       : sizeof(const char *);
 }
 
 void option_copy(const struct option *o, void *to, const void *from)

@@ -14,7 +14,7 @@ enum option_type {
 	OPTION_STRING,   /* const char *; min..max bytes */
 	OPTION_SLOT,     /* const char *; a name that PostgreSQL takes for a slot */
 	OPTION_POSITION, /* const char *; "now" or an LSN */
-	OPTION_URL,      /* const char *; kept as given */
+	OPTION_OUTPUT,   /* a URL; each one adds an output (conf/outputs.h) */
 	OPTION_ENUM,     /* const char *; one of choices */
 	OPTION_BOOL,     /* bool */
 	OPTION_INT,      /* int64_t; min..max */
@@ -25,9 +25,8 @@ enum option_type {
 
 #define OPTION_SECRET 1    /* may hold a secret: masked where it is shown */
 #define OPTION_RELOAD 2    /* may change while running */
-#define OPTION_REPEAT 4    /* each time it is given adds one */
-#define OPTION_FLAG_ONLY 8 /* neither in the file nor in the environment */
-#define OPTION_MANUAL 16   /* too special for --help */
+#define OPTION_FLAG_ONLY 4 /* neither in the file nor in the environment */
+#define OPTION_MANUAL 8    /* too special for --help */
 
 #define OPTION_NOWHERE SIZE_MAX
 
@@ -36,11 +35,11 @@ struct option {
 	char letter; /* 0: none */
 	enum option_type type;
 	unsigned flags;
-	size_t at;        /* offset in struct settings */
-	size_t output_at; /* offset in struct output_settings; OPTION_NOWHERE: not per output */
-	const char *verbs;   /* as words; NULL: all */
-	const char *arg;     /* what the value is called; for ENUM and LIST the choices, "a|b" */
-	const char *def;     /* as text; NULL: unset */
+	size_t at;         /* offset in struct settings; nothing for an OUTPUT */
+	size_t output_at;  /* offset in struct output_settings; OPTION_NOWHERE: not per output */
+	const char *verbs; /* as words; NULL: all */
+	const char *arg;   /* what the value is called; for ENUM and LIST the choices, "a|b" */
+	const char *def;   /* as text; NULL: unset */
 	int64_t min, max;
 	const char *help;    /* one line */
 	const char *more;    /* further sentences for the manual, or NULL */
@@ -69,7 +68,8 @@ static inline bool option_of_output(const struct option *o)
 }
 
 /* Sets the field from text; a list is split at commas outside of double quotes. What is kept is
- * copied into the arena. CONFIG with what is wrong and what would be right, without the name. */
+ * copied into the arena. CONFIG with what is wrong and what would be right, without the name. Not
+ * for OUTPUT. */
 int option_set(const struct option *o, void *field, struct arena *arena, struct str text,
 	       struct err *err) MUST_CHECK;
 

@@ -2,35 +2,19 @@
 
 #include "base/strbuf.h"
 #include "base/url.h"
-#include "conf/options.h"
-#include "conf/yaml.h"
+#include "conf/document.h"
+#include "conf/outputs.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 
-#define MAX_OUTPUTS 64
 #define MAX_FILE (1u << 20)
 #define ENV_PREFIX "PGHERALD_"
 
 static void *field(struct settings *s, const struct option *o)
 {
 	return (char *)s + o->at;
-}
-
-static void *output_field(struct output_settings *os, const struct option *o)
-{
-	return (char *)os + o->output_at;
-}
-
-static uint64_t bit(const struct option *o)
-{
-	return (uint64_t)1 << (o - options);
-}
-
-static bool is_to(const struct option *o)
-{
-	return o->flags & OPTION_REPEAT;
 }
 
 void settings_init(struct settings *s)
@@ -52,267 +36,29 @@ void settings_release(struct settings *s)
 	*s = (struct settings){ 0 };
 }
 
-static struct output_settings *add_output(struct settings *s, struct err *err)
-{
-	if (s->noutputs == MAX_OUTPUTS) {
-		err_set(err, ERR_CONFIG, "there can be %d outputs", MAX_OUTPUTS);
-		return NULL;
-	}
-	if (!s->outputs)
-		s->outputs = arena_alloc(&s->arena, MAX_OUTPUTS * sizeof(*s->outputs));
-	s->outputs[s->noutputs] = (struct output_settings){ 0 };
-	return &s->outputs[s->noutputs++];
-}
-
-/* Gives the outputs what was not said of them alone. */
-static void inherit(struct settings *s)
-{
-	for (size_t k = 0; k < s->noutputs; k++)
-		for (size_t i = 0; i < options_count; i++) {
-			const struct option *o = &options[i];
-
-			if (option_of_output(o) && !(s->outputs[k].given & bit(o)))
-				option_copy(o, output_field(&s->outputs[k], o), field(s, o));
-		}
-}
-
-static int set_of_output(struct settings *s, struct output_settings *os, const struct option *o,
-			 struct str text, struct err *err)
-{
-	os->given |= bit(o);
-	return option_set(o, output_field(os, o), &s->arena, text, err);
-}
-
-/* Takes one parameter of an output's URL if it is an option, otherwise leaves it in `rest`. */
-static int take_param(struct settings *s, struct output_settings *os, struct str name,
-		      struct str value, struct strbuf *rest, struct err *err)
-{
-	const struct option *o = options_find(name, 0);
-	const char *text;
-
-	if (!o || !option_of_output(o) || is_to(o)) {
-		strbuf_ch(rest, '&');
-		strbuf_add(rest, name.p, (size_t)(value.p + value.n - name.p));
-		return 0;
-	}
-	text = url_decode(&s->arena, value);
-	if (!text)
-		return err_set(err, ERR_CONFIG, "%s: a %% is not followed by two hex digits", o->name);
-	if (set_of_output(s, os, o, str_c(text), err))
-		return err_add(err, "%s", o->name);
-	return 0;
-}
-
-/* The output's URL; a word without a colon is a scheme alone. */
-static int set_url(struct settings *s, struct output_settings *os, const struct option *o,
-		   struct str text, struct err *err)
-{
-	const char *mark = text.n ? memchr(text.p, '?', text.n) : NULL;
-	struct str query = { NULL, 0 }, name, value;
-	struct strbuf rest = { 0 };
-	size_t head;
-	int failed = 0;
-
-	if (mark) {
-		query = str_from(text, (size_t)(mark + 1 - text.p));
-		text.n = (size_t)(mark - text.p);
-	}
-	strbuf_str(&rest, text);
-	if (text.n && !memchr(text.p, ':', text.n))
-		strbuf_ch(&rest, ':');
-	head = rest.n;
-	while (!failed && url_query_next(&query, &name, &value))
-		failed = take_param(s, os, name, value, &rest, err);
-	if (rest.n > head)
-		rest.p[head] = '?';
-	if (!failed)
-		failed = set_of_output(s, os, o, strbuf_view(&rest), err);
-	strbuf_release(&rest);
-	return failed;
-}
-
-/* Sets a top-level option. */
+/* Sets an option for all, or adds an output. */
 static int set(struct settings *s, const struct option *o, struct str text, struct err *err)
 {
 	struct output_settings *os;
 
-	if (!is_to(o))
+	if (o->type != OPTION_OUTPUT)
 		return option_set(o, field(s, o), &s->arena, text, err);
-	os = add_output(s, err);
-	return os ? set_url(s, os, o, text, err) : -1;
+	os = outputs_add(s, err);
+	return os ? outputs_set_url(s, os, text, err) : -1;
 }
 
 int settings_set(struct settings *s, const char *name, const char *value, struct err *err)
 {
-	const struct option *o = options_find(str_c(name), 0);
+	const struct option *o = options_find(str_c(name), 0), *like;
 
-	if (!o || o->flags & OPTION_FLAG_ONLY)
-		return err_set(err, ERR_CONFIG, "there is no option \"%.100s\"", name);
+	if (!o || o->flags & OPTION_FLAG_ONLY) {
+		like = options_suggest(str_c(name), NULL);
+		return err_set(err, ERR_CONFIG, "there is no option \"%.100s\"%s%s", name,
+			       like ? ", did you mean " : "", like ? like->name : "");
+	}
 	if (set(s, o, str_c(value), err))
 		return err_add(err, "%s", o->name);
-	inherit(s);
-	return 0;
-}
-
-/* ---- the file ---- */
-
-struct file {
-	const char *name;
-	struct settings *s;
-	struct err *err;
-};
-
-static int wrong(struct file *f, const struct yaml *node)
-{
-	if (node->key)
-		err_add(f->err, "%s", node->key);
-	return yaml_err(f->name, node, f->err);
-}
-
-static int wrong_kind(struct file *f, const struct yaml *node, const char *right)
-{
-	static const char *const kinds[] = { "a single value", "a list", "a mapping" };
-
-	err_set(f->err, ERR_CONFIG, "it is %s; it must be %s",
-		node->kind == YAML_SCALAR && node->absent ? "empty" : kinds[node->kind], right);
-	return wrong(f, node);
-}
-
-static int unknown_key(struct file *f, const struct yaml *node, const char *where)
-{
-	const struct option *like = options_suggest(str_c(node->key), NULL);
-	char name[64] = "";
-
-	if (like && !(like->flags & OPTION_FLAG_ONLY)) {
-		snprintf(name, sizeof(name), "; did you mean %s?", like->name);
-		for (char *c = name; *c; c++)
-			*c = *c == '-' ? '_' : *c;
-	}
-	err_set(f->err, ERR_CONFIG, "there is no such key%s%s", where, name);
-	return wrong(f, node);
-}
-
-/* A list's items as strings; a mapping's as NAME=VALUE. */
-static int read_items(struct file *f, const struct yaml *node, struct strings *items)
-{
-	struct strbuf pair = { 0 };
-	size_t n = 0;
-
-	for (const struct yaml *y = node->first; y; y = y->next) {
-		if (y->kind != YAML_SCALAR || y->absent)
-			return wrong_kind(f, y, "a single value");
-		n++;
-	}
-	items->v = arena_alloc(&f->s->arena, n * sizeof(*items->v));
-	for (const struct yaml *y = node->first; y; y = y->next) {
-		items->v[items->n++] = y->text;
-		if (y->key) {
-			pair.n = 0;
-			strbuf_printf(&pair, "%s=%s", y->key, y->text);
-			items->v[items->n - 1] = arena_copy(&f->s->arena, pair.p, pair.n);
-		}
-	}
-	strbuf_release(&pair);
-	return 0;
-}
-
-/* A value into the option's field. */
-static int read_value(struct file *f, const struct yaml *node, const struct option *o, void *at)
-{
-	struct strings items = { 0 };
-
-	if (node->kind == YAML_SCALAR && !node->absent)
-		return option_set(o, at, &f->s->arena, str_c(node->text), f->err) ? wrong(f, node) : 0;
-	if (!option_is_list(o) || node->kind == YAML_SCALAR ||
-	    (node->kind == YAML_MAP) != (o->type == OPTION_PAIRS))
-		return wrong_kind(f, node, o->type == OPTION_PAIRS ? "a mapping" :
-				  option_is_list(o) ? "a list or text with commas" : "a single value");
-	if (read_items(f, node, &items))
-		return -1;
-	return option_set_list(o, at, &f->s->arena, items, f->err) ? wrong(f, node) : 0;
-}
-
-static const struct option *find_key(const struct yaml *node)
-{
-	const struct option *o = options_find(str_c(node->key), '_');
-
-	return o && o->flags & OPTION_FLAG_ONLY ? NULL : o;
-}
-
-/* An output from its URL alone. */
-static int read_url(struct file *f, const struct yaml *node, struct output_settings *os,
-		    const struct option *to)
-{
-	if (node->kind != YAML_SCALAR || node->absent)
-		return wrong_kind(f, node, "a URL in quotes, such as \"file:/var/log/app.json\"");
-	return set_url(f->s, os, to, str_c(node->text), f->err) ? wrong(f, node) : 0;
-}
-
-static int read_output(struct file *f, const struct yaml *node, const struct option *to)
-{
-	struct output_settings *os = add_output(f->s, f->err);
-
-	if (!os)
-		return wrong(f, node);
-	if (node->kind != YAML_MAP)
-		return read_url(f, node, os, to);
-	for (const struct yaml *y = node->first; y; y = y->next) {
-		const struct option *o = find_key(y);
-
-		if (!o || !option_of_output(o))
-			return unknown_key(f, y, o ? " in an output" : "");
-		os->given |= bit(o);
-		if (o == to ? read_url(f, y, os, to) : read_value(f, y, o, output_field(os, o)))
-			return -1;
-	}
-	if (os->to)
-		return 0;
-	err_set(f->err, ERR_CONFIG, "the output lacks \"to\", its URL in quotes");
-	return wrong(f, node);
-}
-
-/* `to` and `outputs`: one or a list of them. */
-static int read_outputs(struct file *f, const struct yaml *node)
-{
-	const struct option *to = options_find(STR("to"), '_');
-
-	if (node->kind != YAML_LIST) {
-		if (node->kind == YAML_MAP || node->absent)
-			return wrong_kind(f, node, "a list");
-		return read_output(f, node, to);
-	}
-	for (const struct yaml *y = node->first; y; y = y->next)
-		if (read_output(f, y, to))
-			return -1;
-	return 0;
-}
-
-static int read_tree(struct file *f, const struct yaml *root)
-{
-	if (root->kind == YAML_SCALAR && root->absent)
-		return 0;
-	if (root->kind != YAML_MAP)
-		return wrong_kind(f, root, "a mapping of keys to values");
-	for (const struct yaml *y = root->first; y; y = y->next) {
-		const struct option *o = find_key(y);
-		bool outputs = strcmp(y->key, "outputs") == 0 || (o && is_to(o));
-
-		if (!o && !outputs)
-			return unknown_key(f, y, "");
-		if (outputs ? read_outputs(f, y) : read_value(f, y, o, field(f->s, o)))
-			return -1;
-	}
-	return 0;
-}
-
-int settings_read(struct settings *s, const char *name, struct str text, struct err *err)
-{
-	struct file f = { name, s, err };
-	struct yaml *root;
-
-	if (yaml_tree(&root, &s->arena, name, text, err) || (root && read_tree(&f, root)))
-		return -1;
-	inherit(s);
+	outputs_inherit(s);
 	return 0;
 }
 
@@ -329,8 +75,8 @@ static int read_file(struct settings *s, struct err *err)
 		n = fread(strbuf_room(&text, 65536), 1, 65536, f);
 		text.n += n;
 	}
-	failed = ferror(f) ? err_set(err, ERR_CONFIG, "cannot read %s: %s", s->file, strerror(errno)) :
-			     settings_read(s, s->file, strbuf_view(&text), err);
+	failed = ferror(f) ? err_set(err, ERR_CONFIG, "cannot read %s: %s", s->file, strerror(errno))
+			   : document_read(s, s->file, strbuf_view(&text), err);
 	fclose(f);
 	strbuf_release(&text);
 	return failed;
@@ -356,7 +102,7 @@ static int read_variable(struct settings *s, const char *variable, struct err *e
 	o = options_find_bool((struct str){ lower, name.n }, '_', &negated);
 	if (!o || o->flags & OPTION_FLAG_ONLY)
 		return 0;
-	if (is_to(o))
+	if (o->type == OPTION_OUTPUT)
 		s->noutputs = 0;
 	if (set(s, o, str_c(eq + 1), err)) {
 		err->kind = ERR_CONFIG;
@@ -399,7 +145,7 @@ struct arg {
 
 static int usage(struct args *a, const char *what, struct str flag)
 {
-	return err_set(a->err, ERR_USAGE, "%.*s: %s; see pgherald %s --help",
+	return err_set(a->err, ERR_USAGE, "%.*s: %s (see pgherald %s --help)",
 		       (int)(flag.n < 100 ? flag.n : 100), flag.p, what, a->verb);
 }
 
@@ -412,7 +158,8 @@ static int unknown_flag(struct args *a, const struct arg *arg)
 	if (arg->option)
 		snprintf(what, sizeof(what), "it is not an option of %.20s", a->verb);
 	else if (like)
-		snprintf(what, sizeof(what), "there is no such option, did you mean --%s?", like->name);
+		snprintf(what, sizeof(what), "there is no such option, did you mean --%s?",
+			 like->name);
 	return usage(a, what, arg->shown);
 }
 
@@ -453,7 +200,10 @@ static int next_arg(struct args *a, struct arg *arg)
 	if (!text)
 		return 0;
 	if (text[0] != '-' || !text[1] || a->only_positional) {
-		*arg = (struct arg){ &options[0], STR("CONNINFO"), text, .positional = true };
+		*arg = (struct arg){ .option = options_find(STR("connection"), '-'),
+				     .shown = STR("CONNINFO"),
+				     .value = text,
+				     .positional = true };
 		if (!option_of_verb(arg->option, a->verb))
 			return usage(a, "it takes no argument", str_c(a->verb));
 		return 1;
@@ -497,7 +247,7 @@ static int read_arguments(struct settings *s, struct args a)
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
-		if (is_to(arg.option) && !seen_to) {
+		if (arg.option->type == OPTION_OUTPUT && !seen_to) {
 			s->noutputs = 0;
 			seen_to = true;
 		}
@@ -513,21 +263,20 @@ static int read_arguments(struct settings *s, struct args a)
 
 static int load(struct settings *s, struct args a)
 {
+	const char *file = getenv(ENV_PREFIX "CONFIG");
 	struct output_settings *os;
 
 	if (look_ahead(s, a) || s->help)
 		return s->help ? 0 : -1;
-	if (!s->file && getenv(ENV_PREFIX "CONFIG"))
-		s->file = arena_copy(&s->arena, getenv(ENV_PREFIX "CONFIG"),
-				     strlen(getenv(ENV_PREFIX "CONFIG")));
+	if (!s->file && file)
+		s->file = arena_copy(&s->arena, file, strlen(file));
 	if ((s->file && read_file(s, a.err)) || read_environment(s, a.err) || read_arguments(s, a))
 		return -1;
 	if (s->noutputs == 0) {
-		os = add_output(s, a.err);
+		os = outputs_add(s, a.err);
 		os->to = "stdout:";
-		os->given = bit(options_find(STR("to"), '-'));
 	}
-	inherit(s);
+	outputs_inherit(s);
 	return 0;
 }
 
@@ -551,8 +300,7 @@ int settings_check_reload(const struct settings *old, const struct settings *new
 
 		if (!(o->flags & (OPTION_RELOAD | OPTION_FLAG_ONLY)) &&
 		    !option_equal(o, (const char *)old + o->at, (const char *)new + o->at))
-			return err_set(err, ERR_CONFIG, "%s cannot change while running; restart "
-				       "for that", o->name);
+			return err_set(err, ERR_CONFIG, "%s changes only with a restart", o->name);
 	}
 	return 0;
 }
@@ -575,31 +323,38 @@ static size_t value_len(struct str s)
 	return n < s.n ? n + quoted : n;
 }
 
+/* A value of a keyword string; dbname may hold a whole URI. */
+static void mask_value(struct strbuf *out, struct str name, struct str value)
+{
+	if (url_is_secret(name))
+		strbuf_lit(out, "***");
+	else if (value.n && memmem(value.p, value.n, "://", 3))
+		url_mask(out, value);
+	else
+		strbuf_str(out, value);
+}
+
 /* A conninfo without its secrets: a URI, or keywords as libpq reads them. */
 static void mask_conninfo(struct strbuf *out, struct str s)
 {
-	const char *eq;
-
 	if (str_starts(s, STR("postgres://")) || str_starts(s, STR("postgresql://"))) {
 		url_mask(out, s);
 		return;
 	}
 	while (skip_blanks(&s)) {
-		struct str name = s;
+		const char *eq = memchr(s.p, '=', s.n);
+		struct str name = { s.p, eq ? (size_t)(eq - s.p) : s.n }, value;
 
-		if (out->n)
-			strbuf_ch(out, ' ');
-		eq = memchr(s.p, '=', s.n);
-		name.n = eq ? (size_t)(eq - s.p) : s.n;
+		strbuf_str(out, out->n ? STR(" ") : STR(""));
 		strbuf_str(out, name);
 		if (!eq)
 			return;
 		strbuf_ch(out, '=');
 		s = str_from(s, name.n + 1);
 		skip_blanks(&s);
-		name = url_is_secret(name) ? STR("***") : (struct str){ s.p, value_len(s) };
-		strbuf_str(out, name);
-		s = str_from(s, value_len(s));
+		value = (struct str){ s.p, value_len(s) };
+		mask_value(out, name, value);
+		s = str_from(s, value.n);
 	}
 }
 
@@ -623,15 +378,12 @@ static void print_quoted(FILE *f, struct str s, bool is_key)
 	fputc('"', f);
 }
 
-static void print_string(FILE *f, const struct option *o, struct str s)
+static void print_masked(FILE *f, const char *text, void (*mask)(struct strbuf *, struct str))
 {
 	struct strbuf masked = { 0 };
 
-	if (is_to(o))
-		url_mask(&masked, s);
-	else if (o->flags & OPTION_SECRET)
-		mask_conninfo(&masked, s);
-	print_quoted(f, o->flags & OPTION_SECRET ? strbuf_view(&masked) : s, false);
+	mask(&masked, str_c(text));
+	print_quoted(f, strbuf_view(&masked), false);
 	strbuf_release(&masked);
 }
 
@@ -669,25 +421,28 @@ static void print_option(FILE *f, const char *indent, const struct option *o, co
 		fputs(*(const bool *)at ? "true" : "false", f);
 	else if (o->type == OPTION_INT)
 		fprintf(f, "%lld", (long long)*(const int64_t *)at);
+	else if (o->flags & OPTION_SECRET)
+		print_masked(f, *(const char *const *)at, mask_conninfo);
 	else
-		print_string(f, o, str_c(*(const char *const *)at));
+		print_quoted(f, str_c(*(const char *const *)at), false);
 	fputc('\n', f);
 }
 
 void settings_print(const struct settings *s, FILE *f)
 {
 	for (size_t i = 0; i < options_count; i++)
-		if (!(options[i].flags & OPTION_FLAG_ONLY) && !is_to(&options[i]))
+		if (!(options[i].flags & OPTION_FLAG_ONLY) && options[i].type != OPTION_OUTPUT)
 			print_option(f, "", &options[i], (const char *)s + options[i].at);
 	fputs(s->noutputs ? "outputs:\n" : "", f);
 	for (size_t k = 0; k < s->noutputs; k++) {
-		const char *os = (const char *)&s->outputs[k];
-		const struct option *to = options_find(STR("to"), '-');
+		const struct output_settings *os = &s->outputs[k];
 
-		fputs("  - ", f);
-		print_option(f, "", to, os + to->output_at);
+		fputs("  - to: ", f);
+		print_masked(f, os->to, url_mask);
+		fputc('\n', f);
 		for (size_t i = 0; i < options_count; i++)
-			if (s->outputs[k].given & bit(&options[i]) && !is_to(&options[i]))
-				print_option(f, "    ", &options[i], os + options[i].output_at);
+			if (os->given >> i & 1)
+				print_option(f, "    ", &options[i],
+					     (const char *)os + options[i].output_at);
 	}
 }

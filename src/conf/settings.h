@@ -19,8 +19,8 @@ struct strings {
 };
 
 struct output_settings {
-	const char *to;     /* URL, without the parameters that were options */
-	const char *format; /* NULL: native, or pretty on a terminal */
+	const char *to;         /* URL, without the parameters that were options */
+	const char *format;     /* NULL: native, or pretty on a terminal */
 	struct strings tables;  /* empty: all; those of the stream unless the output has its own */
 	struct strings actions; /* likewise */
 	const char *numeric, *int8, *bytea, *timestamps;
@@ -45,7 +45,7 @@ struct settings {
 	const char *until; /* likewise */
 	int64_t limit;     /* events, 0: no limit */
 	const char *log_format, *log_level;
-	struct output_settings output; /* what holds for outputs that say nothing else */
+	struct output_settings output;   /* what holds for outputs that say nothing else */
 	struct output_settings *outputs; /* never empty after settings_load: stdout: by default */
 	size_t noutputs;
 	const char *file; /* the YAML file these came from, or NULL */
@@ -65,14 +65,9 @@ void settings_init(struct settings *s);
 int settings_load(struct settings *s, const char *verb, int argc, char **argv,
 		  struct err *err) MUST_CHECK;
 
-/* Reads YAML text over what is in s; name is the file's for messages. */
-int settings_read(struct settings *s, const char *name, struct str text,
-		  struct err *err) MUST_CHECK;
-
 /* Sets one option by its name in the table; "to" adds an output. The text is copied. CONFIG when
  * there is no such option or the value is wrong. */
-int settings_set(struct settings *s, const char *name, const char *value,
-		 struct err *err) MUST_CHECK;
+int settings_set(struct settings *s, const char *name, const char *value, struct err *err) MUST_CHECK;
 
 /* Whether every option that differs may change while running; otherwise CONFIG naming it. */
 int settings_check_reload(const struct settings *old, const struct settings *new,

@@ -25,16 +25,23 @@ static int refuse(struct reader *r, const char *what)
 	return err_set(r->err, ERR_CONFIG, "%s", what);
 }
 
-/* libyaml's own complaint, with a hint for the mistake that patterns invite. */
+/* libyaml's own complaint, with a hint for the mistakes that patterns and URLs invite. */
 static int syntax_error(struct reader *r)
 {
-	const yaml_parser_t *p = &r->parser;
-	bool star = p->context && strstr(p->context, "alias");
+	static const char *const hints[][2] = {
+		{ "scanning an alias", "; text that begins with * must be in quotes" },
+		{ "scanning a tag", "; text that begins with ! must be in quotes" },
+		{ "mapping values", "; text that ends with a colon must be in quotes" },
+	};
+	const char *context = r->parser.context, *problem = r->parser.problem, *hint = "";
 
-	r->line = (int)(p->problem ? p->problem_mark.line : p->mark.line) + 1;
-	return err_set(r->err, ERR_CONFIG, "%s%s%s%s", p->context ? p->context : "",
-		       p->context ? ": " : "", p->problem ? p->problem : "not YAML",
-		       star ? "; text that begins with * must be in quotes" : "");
+	for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
+		if ((context && strstr(context, hints[i][0])) ||
+		    (problem && strstr(problem, hints[i][0])))
+			hint = hints[i][1];
+	r->line = (int)(problem ? r->parser.problem_mark.line : r->parser.mark.line) + 1;
+	return err_set(r->err, ERR_CONFIG, "%s%s%s%s", context ? context : "", context ? ": " : "",
+		       problem ? problem : "this is not YAML", hint);
 }
 
 static int next_event(struct reader *r)
@@ -114,8 +121,10 @@ static int read_key(struct reader *r, const struct yaml *map, const char **key)
 		return refuse(r, "a key must be a word");
 	for (const struct yaml *y = map->first; y; y = y->next)
 		if (str_eq(str_c(y->key), s))
-			return err_set(r->err, ERR_CONFIG, "the key %s is there twice, first in "
-				       "line %d", y->key, y->line);
+			return err_set(r->err, ERR_CONFIG,
+				       "the key %s is there twice, first in "
+				       "line %d",
+				       y->key, y->line);
 	*key = arena_copy(r->arena, s.p, s.n);
 	return next_event(r);
 }
@@ -140,7 +149,7 @@ static int read_children(struct reader *r, struct yaml *node, yaml_event_type_t 
 			return -1;
 		child = arena_alloc(r->arena, sizeof(*child));
 		if (read_node(r, child, depth + 1))
-			return -1;
+			return key && child->kind == YAML_SCALAR ? err_add(r->err, "%s", key) : -1;
 		child->key = key;
 		child->line = line;
 		*last = child;
@@ -196,12 +205,6 @@ static int read_document(struct reader *r, struct yaml **root)
 	if (next_event(r) || read_node(r, *root, 0) || next_event(r) || next_event(r))
 		return -1;
 	return r->event.type == YAML_STREAM_END_EVENT ? 0 : refuse(r, "a second document begins");
-}
-
-int yaml_err(const char *name, const struct yaml *node, struct err *err)
-{
-	err->kind = ERR_CONFIG;
-	return err_add(err, "%s:%d", name, node->line);
 }
 
 int yaml_tree(struct yaml **root, struct arena *arena, const char *name, struct str text,

@@ -1,8 +1,8 @@
 /*
- * YAML text as a tree that knows its lines: mappings, lists and scalars as text; what a scalar means
- * is the reader's business. ${NAME} in a scalar is replaced by that environment variable, $$ is one
- * dollar. Anchors, aliases, tags, several documents, duplicate keys and what is too deep or too
- * large are errors.
+ * YAML text as a tree that knows its lines: mappings, lists and scalars as text; what a scalar
+ * means is the reader's business. ${NAME} in a scalar is replaced by that environment variable, $$
+ * is one dollar. Anchors, aliases, tags, several documents, duplicate keys and what is too deep or
+ * too large are errors.
  */
 #ifndef PGHERALD_YAML_H
 #define PGHERALD_YAML_H
@@ -16,10 +16,10 @@ enum yaml_kind { YAML_SCALAR, YAML_LIST, YAML_MAP };
 /* Lives in the arena given to yaml_tree. */
 struct yaml {
 	enum yaml_kind kind;
-	int line;        /* from 1; of its key where it has one */
-	const char *key; /* in a mapping; NULL elsewhere */
-	const char *text; /* scalar */
-	bool absent;      /* scalar: nothing was written, as in "key:" */
+	int line;           /* from 1; of its key where it has one */
+	const char *key;    /* in a mapping; NULL elsewhere */
+	const char *text;   /* scalar; elsewhere NULL */
+	bool absent;        /* scalar: nothing was written, as in "key:" */
 	struct yaml *first; /* children */
 	struct yaml *next;
 };
@@ -27,8 +27,5 @@ struct yaml {
 /* Reads one document; NULL in *root when there is none. CONFIG "NAME:LINE: what is wrong". */
 int yaml_tree(struct yaml **root, struct arena *arena, const char *name, struct str text,
 	      struct err *err) MUST_CHECK;
-
-/* Sets "NAME:LINE: " before the message and CONFIG. Always -1. */
-int yaml_err(const char *name, const struct yaml *node, struct err *err);
 
 #endif

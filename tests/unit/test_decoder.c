@@ -4,6 +4,8 @@
 
 #include "decode/decoder.h"
 
+#include <stdio.h>
+
 struct seen {
 	enum action action;
 	struct position position;

@@ -1,0 +1,37 @@
+#include "cli/verbs.h"
+
+const struct verb verbs[] = {
+	{ "stream", "deliver every committed change as an event",
+	  "pgherald stream postgresql://me@localhost/shop --to file:shop.json",
+	  "Reads the committed changes of a database through a replication slot and delivers them\n"
+	  "in commit order. The slot moves on only past what every output has taken.\n",
+	  stream_run },
+	{ "check", "tell whether streaming can start, and what to do where it cannot",
+	  "pgherald check postgresql://me@localhost/shop",
+	  "Looks at the server, the role, slots, publication and tables. Each finding comes with\n"
+	  "the SQL that mends it; the exit code is 0 when streaming can start.\n",
+	  check_run },
+	{ "status", "show slots, publications, lag and who is connected",
+	  "pgherald status postgresql://me@localhost/shop",
+	  "Shows how far behind each slot is, in bytes and in time.\n", status_run },
+	{ "drop", "remove the slot and the publication",
+	  "pgherald drop postgresql://me@localhost/shop --slot pgherald",
+	  "Says what it will remove and asks before it does. Events that no output has taken are\n"
+	  "given up with the slot.\n",
+	  drop_run },
+	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
+	  "pgherald demo --seconds 10",
+	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "
+	  "its\n"
+	  "events as they commit. All of it is gone at the end.\n",
+	  demo_run },
+	{ 0 },
+};
+
+const struct verb *verbs_find(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (strcmp(v->name, name) == 0)
+			return v;
+	return NULL;
+}
