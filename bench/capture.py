@@ -67,11 +67,12 @@ def backlog(server, rows):
     return sql("select pg_current_wal_flush_lsn()")[0][0]
 
 
-def programs(server, end, folder):
+def programs(server, host, end, folder):
     """Name and command of each contestant; {} is the slot."""
-    herald = [PROGRAM, "stream", server.conninfo("bench"), "--slot", "{}", "--until", end]
+    conninfo = server.conninfo("bench", host=host)
+    herald = [PROGRAM, "stream", conninfo, "--slot", "{}", "--until", end]
     return {
-        "pg_recvlogical": [f"{server.bin}/pg_recvlogical", "-d", server.conninfo("bench"), "-S", "{}",
+        "pg_recvlogical": [f"{server.bin}/pg_recvlogical", "-d", conninfo, "-S", "{}",
                            "--start", "-f", "/dev/null", "-o", "proto_version=1",
                            "-o", "publication_names=pgherald", "--endpos", end],
         "pgherald null:": [*herald, "--to", "null:"],
@@ -79,11 +80,10 @@ def programs(server, end, folder):
     }
 
 
-def drain(server, rows, rounds):
-    end = backlog(server, rows)
+def drain(server, host, end, rows, rounds):
     results = {}
     for turn in range(rounds):
-        for name, argv in programs(server, end, server.dir).items():
+        for name, argv in programs(server, host, end, server.dir).items():
             out = f"{server.dir}/out.json"
             if os.path.exists(out):
                 os.unlink(out)
@@ -96,9 +96,9 @@ def drain(server, rows, rounds):
                     lines = sum(1 for _ in f)
                 if lines != rows:
                     sys.exit(f"{lines} lines instead of {rows}")
-    server.sql("select pg_drop_replication_slot('backlog')", dbname="bench")
     base = statistics.median(r[0] for r in results["pg_recvlogical"])
-    print(f"{rows} rows of 8 columns, {rounds} rounds, medians\n")
+    print(f"\n{rows} rows of 8 columns over {'TCP' if host[0] != '/' else 'a unix socket'}, "
+          f"{rounds} rounds, medians")
     print(f"{'':16} {'rows/s':>9} {'ratio':>6} {'CPU s':>6} {'peak MiB':>9}")
     for name, rounds_of in results.items():
         wall, cpu, peak = (statistics.median(column) for column in zip(*rounds_of))
@@ -168,10 +168,13 @@ def main():
     p.add_argument("--only", choices=["drain", "memory", "latency"])
     args = p.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with Postgres(shared_buffers="512MB", max_wal_size="16GB", synchronous_commit="on") as server:
+    with Postgres(tcp=True, shared_buffers="512MB", max_wal_size="16GB") as server:
         server.sql("create database bench")
         if args.only in (None, "drain"):
-            drain(server, args.rows, args.rounds)
+            end = backlog(server, args.rows)
+            for host in ("127.0.0.1", server.dir):
+                drain(server, host, end, args.rows, args.rounds)
+            server.sql("select pg_drop_replication_slot('backlog')", dbname="bench")
         if args.only in (None, "memory"):
             if args.only:
                 server.sql("create publication pgherald for all tables", dbname="bench")

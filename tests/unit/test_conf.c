@@ -120,7 +120,8 @@ static void test_help_is_looked_at_before_all_else(void **state)
 
 static void test_lists_are_split_outside_of_quotes(void **state)
 {
-	char *argv[] = { (char *)"--tables", (char *)" \"a,b\".c , d " };
+	char flag[] = "--tables", value[] = " \"a,b\".c , d ";
+	char *argv[] = { flag, value };
 
 	assert_int_equal(settings_load(&s, "stream", 2, argv, &err), 0);
 	assert_int_equal(s.tables.n, 2);
