@@ -129,13 +129,19 @@ void json_string_ascii(struct strbuf *b, struct str s)
 
 	strbuf_ch(b, '"');
 	while (p < end) {
-		size_t n = utf8_len(p, end);
-		uint32_t c = n ? code_point(p, n) : 0xfffd;
+		const char *run = p;
+		uint32_t c;
+		size_t n;
 
+		while (p < end && (unsigned char)*p < 0x7f)
+			p++;
+		json_escape(b, (struct str){ run, (size_t)(p - run) });
+		if (p == end)
+			break;
+		n = utf8_len(p, end);
+		c = n ? code_point(p, n) : 0xfffd;
 		p += n ? n : 1;
-		if (c < 0x80) {
-			json_escape(b, (struct str){ p - 1, 1 });
-		} else if (c < 0x10000) {
+		if (c < 0x10000) {
 			put_u16(b, c);
 		} else {
 			put_u16(b, 0xd800 + ((c - 0x10000) >> 10));

@@ -14,7 +14,8 @@ void json_escape(struct strbuf *b, struct str s);
 /* The same for bytes of unknown origin: what is not UTF-8 becomes U+FFFD. */
 void json_string_checked(struct strbuf *b, struct str s);
 
-/* The same in ASCII only: other characters as \uXXXX, beyond the BMP as surrogate pairs. */
+/* The same in printable ASCII only: other characters as \uXXXX, beyond the BMP as surrogate
+ * pairs. */
 void json_string_ascii(struct strbuf *b, struct str s);
 
 /* Whether s is one valid JSON value (RFC 8259, any depth, white space around allowed). */

@@ -2,7 +2,11 @@
 
 #include "encode/value.h"
 
-const struct format *const encode_formats[] = { &format_native, NULL };
+const struct format *const encode_formats[] = {
+	&format_native,
+	&format_pgevents,
+	NULL,
+};
 
 const struct format *encode_format(const char *name)
 {
