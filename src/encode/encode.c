@@ -5,6 +5,7 @@
 const struct format *const encode_formats[] = {
 	&format_native,
 	&format_pgevents,
+	&format_wal_listener,
 	NULL,
 };
 
