@@ -7,6 +7,7 @@ const struct format *const encode_formats[] = {
 	&format_pgevents,
 	&format_wal_listener,
 	&format_wal2json,
+	&format_cloudevents,
 	NULL,
 };
 
