@@ -8,6 +8,7 @@ const struct format *const encode_formats[] = {
 	&format_wal_listener,
 	&format_wal2json,
 	&format_cloudevents,
+	&format_debezium,
 	NULL,
 };
 
