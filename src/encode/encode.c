@@ -4,6 +4,7 @@
 
 const struct format *const encode_formats[] = {
 	&format_native,
+	&format_pretty,
 	&format_pgevents,
 	&format_wal_listener,
 	&format_wal2json,
