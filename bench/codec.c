@@ -16,8 +16,8 @@
 static const struct {
 	const char *name;
 	uint32_t type;
-} columns[] = { { "id", 20 },	  { "n", 23 },	    { "name", 25 },   { "amount", 1700 },
-		{ "body", 25 },	  { "at", 1184 },   { "tags", 1009 }, { "doc", 3802 } };
+} columns[] = { { "id", 20 },   { "n", 23 },    { "name", 25 },   { "amount", 1700 },
+		{ "body", 25 }, { "at", 1184 }, { "tags", 1009 }, { "doc", 3802 } };
 
 #define NCOLUMNS (sizeof(columns) / sizeof(columns[0]))
 
@@ -71,7 +71,8 @@ static void put_row(struct strbuf *b, int i)
 	put_text(b, "2026-01-02 03:46:40+00");
 	snprintf(text, sizeof(text), "{red,green,\"tag %d\"}", i % 50);
 	put_text(b, text);
-	snprintf(text, sizeof(text), "{\"k\": %d, \"flag\": %s}", i + 100000, i % 2 ? "false" : "true");
+	snprintf(text, sizeof(text), "{\"k\": %d, \"flag\": %s}", i + 100000,
+		 i % 2 ? "false" : "true");
 	put_text(b, text);
 }
 
@@ -123,12 +124,14 @@ int main(int argc, char **argv)
 			size_t at = 0;
 
 			for (int i = 0; i < ROWS; at = ends[i++])
-				if (decoder_message(&d, 1, 1, (struct str){ wire.p + at, ends[i] - at }, &err))
+				if (decoder_message(&d, 1, 1,
+						    (struct str){ wire.p + at, ends[i] - at }, &err))
 					return 1;
 		}
 		us = clock_wall_us() - began;
 		printf("decode and encode: %.0f rows/s, %.0f ns a row, %.0f bytes a row\n",
-		       ROWS * 1000 * 1e6 / (double)us, (double)us / ROWS, (double)bytes / ROWS / 1000);
+		       ROWS * 1000 * 1e6 / (double)us, (double)us / ROWS,
+		       (double)bytes / ROWS / 1000);
 	}
 	decoder_release(&d);
 	strbuf_release(&wire);

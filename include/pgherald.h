@@ -5,8 +5,8 @@
  *
  *	static enum herald_answer on_user(void *user, const struct herald_event *e)
  *	{
- *		printf("user %s signed up\n", herald_text(e, HERALD_NEW, herald_column(e, "name"), NULL));
- *		return HERALD_TAKEN;
+ *		printf("user %s signed up\n", herald_text(e, HERALD_NEW, herald_column(e, "name"),
+ *NULL)); return HERALD_TAKEN;
  *	}
  *
  *	struct herald_stream *s = herald_stream_new();
@@ -145,7 +145,7 @@ HERALD_API const char *herald_content(const struct herald_event *e, size_t *n);
 enum herald_side { HERALD_NEW, HERALD_OLD };
 
 enum herald_kind {
-	HERALD_ABSENT,    /* no such row or column here: no old row was sent, or only its key */
+	HERALD_ABSENT, /* no such row or column here: no old row was sent, or only its key */
 	HERALD_NULL,
 	HERALD_UNCHANGED, /* a large value that was not sent because it did not change */
 	HERALD_BOOL,

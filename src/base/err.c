@@ -33,7 +33,7 @@ int err_add(struct err *err, const char *fmt, ...)
 int err_exit_code(enum err_kind kind)
 {
 	static const int codes[] = {
-		[ERR_NONE] = 0, [ERR_RETRY] = 1, [ERR_REJECT] = 1,  [ERR_FAIL] = 1,
+		[ERR_NONE] = 0,  [ERR_RETRY] = 1, [ERR_REJECT] = 1,  [ERR_FAIL] = 1,
 		[ERR_BUSY] = 69, [ERR_LOST] = 76, [ERR_CONFIG] = 78, [ERR_USAGE] = 64,
 	};
 

@@ -52,7 +52,8 @@ void log_write(enum log_level level, const char *fmt, ...)
 	va_end(ap);
 	strbuf_str(&line, log_format == LOG_JSON ? STR("{\"time\":\"") : STR("time="));
 	put_time(&line);
-	strbuf_printf(&line, log_format == LOG_JSON ? "\",\"level\":\"%s\",\"msg\":" : " level=%s msg=",
+	strbuf_printf(&line,
+		      log_format == LOG_JSON ? "\",\"level\":\"%s\",\"msg\":" : " level=%s msg=",
 		      level_names[level]);
 	json_string_checked(&line, str_c(text));
 	strbuf_str(&line, log_format == LOG_JSON ? STR("}\n") : STR("\n"));

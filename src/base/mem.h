@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 void mem_die(void) __attribute__((noreturn));
-void *mem_alloc(size_t n) __attribute__((malloc));       /* zeroed */
+void *mem_alloc(size_t n) __attribute__((malloc));              /* zeroed */
 void *mem_array(size_t n, size_t size) __attribute__((malloc)); /* zeroed, overflow checked */
 void *mem_realloc(void *p, size_t n);
 char *mem_strdup(const char *s) __attribute__((malloc));
@@ -20,7 +20,7 @@ struct arena {
 	size_t left;
 };
 
-void *arena_alloc(struct arena *a, size_t n); /* zeroed, aligned for any type */
+void *arena_alloc(struct arena *a, size_t n);               /* zeroed, aligned for any type */
 char *arena_copy(struct arena *a, const char *p, size_t n); /* NUL-terminated copy */
 void arena_release(struct arena *a);
 

@@ -57,8 +57,7 @@ static void show(void *user, const struct preflight_finding *f)
 
 int check_run(const struct command *command, struct settings *s)
 {
-	struct doctor d = { .json = s->json,
-			    .colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR") };
+	struct doctor d = { .json = s->json, .colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR") };
 	struct err err = { 0 };
 	int failed = preflight_run(s->connection, s->slot, s->publication, show, &d, &err);
 

@@ -23,7 +23,8 @@ static int own_folder(char *path, size_t size)
 
 int demo_run(const struct command *command, struct settings *s)
 {
-	static const char *const places[] = { "../libexec/pgherald/demo", "../script/pgherald-demo" };
+	static const char *const places[] = { "../libexec/pgherald/demo",
+					      "../script/pgherald-demo" };
 	char folder[4096], script[4200], program[4200], seconds[24];
 
 	if (own_folder(folder, sizeof(folder)))

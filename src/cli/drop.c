@@ -41,8 +41,8 @@ static int drop(const struct settings *s, PGconn *sql, struct err *err)
 	    publication_read(sql, s->publication, &publication, err))
 		return -1;
 	if (slot.active)
-		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d: end that first", s->slot,
-			       slot.active_pid);
+		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d: end that first",
+			       s->slot, slot.active_pid);
 	if (slot.exists && strcmp(slot.plugin, "pgoutput") != 0)
 		return err_set(err, ERR_CONFIG, "slot \"%s\" is not one of pgherald's", s->slot);
 	if (!announce(s, &slot, &publication)) {

@@ -19,7 +19,8 @@ static PGresult *read_slots(PGconn *sql, struct err *err)
 		 "pg_wal_lsn_diff(e.lsn, s.restart_lsn)::bigint AS wal_kept_bytes, "
 		 "round(extract(epoch FROM r.replay_lag)::numeric, 3) AS lag_seconds, "
 		 "s.active_pid AS pid, coalesce(a.application_name, '') AS application, "
-		 "coalesce(host(a.client_addr), CASE WHEN a.pid IS NOT NULL THEN 'local' END) AS client "
+		 "coalesce(host(a.client_addr), CASE WHEN a.pid IS NOT NULL THEN 'local' END) AS "
+		 "client "
 		 "FROM pg_replication_slots s "
 		 "CROSS JOIN (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
 		 "ELSE pg_current_wal_lsn() END) e(lsn) "
@@ -32,15 +33,16 @@ static PGresult *read_slots(PGconn *sql, struct err *err)
 
 static PGresult *read_publications(PGconn *sql, struct err *err)
 {
-	return conn_query(sql, err,
-			  "SELECT pubname AS publication, CASE WHEN puballtables THEN 'all' ELSE "
-			  "(SELECT count(*)::text FROM pg_publication_tables t WHERE t.pubname = p.pubname) "
-			  "END AS tables, concat_ws(', ', CASE WHEN pubinsert THEN 'insert' END, "
-			  "CASE WHEN pubupdate THEN 'update' END, CASE WHEN pubdelete THEN 'delete' END) "
-			  "AS actions, CASE WHEN obj_description(oid, 'pg_publication') LIKE "
-			  "'made by pgherald%' THEN 'pgherald' ELSE '' END AS made_by "
-			  "FROM pg_publication p ORDER BY 1",
-			  0, NULL);
+	return conn_query(
+		sql, err,
+		"SELECT pubname AS publication, CASE WHEN puballtables THEN 'all' ELSE "
+		"(SELECT count(*)::text FROM pg_publication_tables t WHERE t.pubname = p.pubname) "
+		"END AS tables, concat_ws(', ', CASE WHEN pubinsert THEN 'insert' END, "
+		"CASE WHEN pubupdate THEN 'update' END, CASE WHEN pubdelete THEN 'delete' END) "
+		"AS actions, CASE WHEN obj_description(oid, 'pg_publication') LIKE "
+		"'made by pgherald%' THEN 'pgherald' ELSE '' END AS made_by "
+		"FROM pg_publication p ORDER BY 1",
+		0, NULL);
 }
 
 static bool is_number_column(PGresult *res, int column)

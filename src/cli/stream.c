@@ -73,8 +73,7 @@ static bool file_changed(struct watch *w, const char *path)
 	if (stat(path, &st)) /* between two states: it will come */
 		return false;
 	changed = st.st_dev != w->file.st_dev || st.st_ino != w->file.st_ino ||
-		  st.st_size != w->file.st_size ||
-		  st.st_mtim.tv_sec != w->file.st_mtim.tv_sec ||
+		  st.st_size != w->file.st_size || st.st_mtim.tv_sec != w->file.st_mtim.tv_sec ||
 		  st.st_mtim.tv_nsec != w->file.st_mtim.tv_nsec;
 	w->file = st;
 	return changed;

@@ -67,7 +67,7 @@ struct capture {
 	bool binary;
 	bool connected_once;
 	bool outputs_opened;
-	bool done;            /* limit or until is reached */
+	bool done; /* limit or until is reached */
 	bool draining;
 	int64_t drain_end_ms;
 	_Atomic int stop;
@@ -83,7 +83,7 @@ struct capture {
 	bool was_busy; /* another process had the slot since our last session */
 	int64_t status_ms, heard_ms, publication_ms;
 	int64_t blocked_ms; /* since when there is no room, 0: there is */
-	uint64_t told; /* the LSN of the last status */
+	uint64_t told;      /* the LSN of the last status */
 	bool pinged;
 
 	const struct settings *next_settings;
@@ -409,7 +409,8 @@ static int start_outputs(struct capture *c, struct err *err)
 	if (prepare_outputs(s, c->outputs, &c->filters, err))
 		return -1;
 	for (size_t i = 0; i < s->noutputs; i++) {
-		c->outputs[i].sink = sink_start(s->outputs[i].to, c->outputs[i].format, c->progress, err);
+		c->outputs[i].sink =
+			sink_start(s->outputs[i].to, c->outputs[i].format, c->progress, err);
 		if (!c->outputs[i].sink)
 			return -1;
 		c->noutputs++;
@@ -469,8 +470,9 @@ int capture_reload(struct capture *c, const struct settings *s, struct err *err)
 		return -1;
 	if (strcmp(s->connection, c->settings->connection) || strcmp(s->slot, c->settings->slot) ||
 	    strcmp(s->publication, c->settings->publication))
-		return err_set(err, ERR_CONFIG,
-			       "connection, slot and publication cannot change while running: restart");
+		return err_set(
+			err, ERR_CONFIG,
+			"connection, slot and publication cannot change while running: restart");
 	c->next_settings = s;
 	return 0;
 }
@@ -515,8 +517,9 @@ static int handle_messages(struct capture *c, struct err *err)
 			return 0;
 		if (m.kind == STREAM_END)
 			return err_set(err, ERR_RETRY, "the server ended the stream");
-		if (m.kind == STREAM_KEEPALIVE ? on_keepalive(c, &m, err)
-					       : decoder_message(&c->decoder, m.start, m.time, m.payload, err))
+		if (m.kind == STREAM_KEEPALIVE
+			    ? on_keepalive(c, &m, err)
+			    : decoder_message(&c->decoder, m.start, m.time, m.payload, err))
 			return -1;
 	}
 	return 0;
@@ -660,9 +663,8 @@ static bool must_end(struct capture *c)
 {
 	if (c->stop && !c->stop_seen_ms)
 		c->stop_seen_ms = clock_ms();
-	return c->done ||
-	       (c->stop && (!c->decoder.in_transaction ||
-			    clock_ms() - c->stop_seen_ms > STOP_TRANSACTION_MS));
+	return c->done || (c->stop && (!c->decoder.in_transaction ||
+				       clock_ms() - c->stop_seen_ms > STOP_TRANSACTION_MS));
 }
 
 int capture_step(struct capture *c, int timeout_ms, struct err *err)

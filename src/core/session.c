@@ -96,10 +96,11 @@ static int ensure_publication(struct session *s, const struct settings *settings
 	if (p.exists)
 		return 0;
 	if (past->connected)
-		return err_set(err, ERR_LOST,
-			       "publication \"%s\" was dropped while it was in use: changes since then "
-			       "cannot be had from slot \"%s\"",
-			       settings->publication, settings->slot);
+		return err_set(
+			err, ERR_LOST,
+			"publication \"%s\" was dropped while it was in use: changes since then "
+			"cannot be had from slot \"%s\"",
+			settings->publication, settings->slot);
 	if (!settings->create)
 		return err_set(err, ERR_CONFIG,
 			       "publication \"%s\" does not exist and --no-create was given; run: "
@@ -143,11 +144,12 @@ static int missing_slot(struct session *s, PGconn *repl, const struct settings *
 		return create_slot(s, repl, settings, past, err);
 	}
 	if (past->connected || (past->outputs_hold && !anew))
-		return err_set(err, ERR_LOST,
-			       "slot \"%s\" does not exist, but %s: what was committed since is lost to "
-			       "it. To start anew from here and accept the gap, give --from now",
-			       settings->slot,
-			       past->connected ? "was in use" : "an output holds events from it");
+		return err_set(
+			err, ERR_LOST,
+			"slot \"%s\" does not exist, but %s: what was committed since is lost to "
+			"it. To start anew from here and accept the gap, give --from now",
+			settings->slot,
+			past->connected ? "was in use" : "an output holds events from it");
 	if (!settings->create)
 		return err_set(err, ERR_CONFIG,
 			       "slot \"%s\" does not exist and --no-create was given; run: SELECT "
@@ -171,11 +173,12 @@ static int choose_start(struct session *s, const struct settings *settings,
 			return 0;
 		}
 		if (s->start > past->confirmed)
-			return err_set(err, ERR_LOST,
-				       "slot \"%s\" stands at " LSN_FMT ", but only " LSN_FMT
-				       " has been delivered: somebody else moved or used it, and what "
-				       "is between may be lost",
-				       settings->slot, LSN_ARG(s->start), LSN_ARG(past->confirmed));
+			return err_set(
+				err, ERR_LOST,
+				"slot \"%s\" stands at " LSN_FMT ", but only " LSN_FMT
+				" has been delivered: somebody else moved or used it, and what "
+				"is between may be lost",
+				settings->slot, LSN_ARG(s->start), LSN_ARG(past->confirmed));
 		s->start = past->confirmed;
 		return 0;
 	}
@@ -188,7 +191,8 @@ static int choose_start(struct session *s, const struct settings *settings,
 			       settings->from);
 	else if (from < s->start)
 		return err_set(err, ERR_LOST,
-			       "from: slot \"%s\" has been confirmed up to " LSN_FMT "; what is before "
+			       "from: slot \"%s\" has been confirmed up to " LSN_FMT
+			       "; what is before "
 			       "it is gone",
 			       settings->slot, LSN_ARG(s->start));
 	if (from > s->start)
@@ -208,9 +212,9 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
 		return -1;
 	if (slot.active)
-		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s", settings->slot,
-			       slot.active_pid, *slot.holder ? " (" : "", slot.holder,
-			       *slot.holder ? ")" : "");
+		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s",
+			       settings->slot, slot.active_pid, *slot.holder ? " (" : "",
+			       slot.holder, *slot.holder ? ")" : "");
 	return choose_start(s, settings, past, &slot, err);
 }
 
@@ -222,19 +226,18 @@ static int start(struct session *s, PGconn *repl, const struct settings *setting
 
 	s->text_is_unchecked = encoding && strcmp(encoding, "SQL_ASCII") == 0;
 	if (PQserverVersion(s->sql) < 100000)
-		return err_set(err, ERR_CONFIG, "PostgreSQL %d is too old: pgoutput needs 10 or later",
+		return err_set(err, ERR_CONFIG,
+			       "PostgreSQL %d is too old: pgoutput needs 10 or later",
 			       PQserverVersion(s->sql) / 10000);
 	if (identify(s, repl, settings, past, source, arena, err) ||
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
-	    ensure_publication(s, settings, past, err) ||
-	    ensure_slot(s, repl, settings, past, err))
+	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
 		return -1;
 	return 0;
 }
 
-int session_open(struct session *s, const struct settings *settings,
-		 const struct session_past *past, struct source *source, struct arena *arena,
-		 struct err *err)
+int session_open(struct session *s, const struct settings *settings, const struct session_past *past,
+		 struct source *source, struct arena *arena, struct err *err)
 {
 	struct stream_start begin = { .slot = settings->slot,
 				      .publications = &settings->publication,
@@ -261,14 +264,12 @@ int session_open(struct session *s, const struct settings *settings,
 	return 0;
 }
 
-int session_describe(struct session *s, struct relation *rel, struct arena *arena,
-		     struct err *err)
+int session_describe(struct session *s, struct relation *rel, struct arena *arena, struct err *err)
 {
 	return catalog_relation(s->sql, rel, arena, err);
 }
 
-int session_check_publication(struct session *s, const struct settings *settings,
-			      struct err *err)
+int session_check_publication(struct session *s, const struct settings *settings, struct err *err)
 {
 	struct session_past past = { .connected = true };
 

@@ -21,19 +21,18 @@ struct session {
 
 /* What was before this session. */
 struct session_past {
-	bool connected;       /* there was a session: the slot must exist, the server be the same */
-	bool outputs_hold;    /* an output holds events already: a missing slot is a gap */
-	bool was_busy;        /* since then another process has had the slot, as a standby does */
-	bool binary;          /* ask for binary values */
-	uint64_t confirmed;   /* what has been taken by all; 0 when nothing is known */
+	bool connected;     /* there was a session: the slot must exist, the server be the same */
+	bool outputs_hold;  /* an output holds events already: a missing slot is a gap */
+	bool was_busy;      /* since then another process has had the slot, as a standby does */
+	bool binary;        /* ask for binary values */
+	uint64_t confirmed; /* what has been taken by all; 0 when nothing is known */
 	const _Atomic int *stop; /* checked in long waits */
 };
 
 /* Connects, checks or creates publication and slot, starts the stream. source's id, database and
  * version are filled (strings in arena) or, when there was a session, compared. */
-int session_open(struct session *s, const struct settings *settings,
-		 const struct session_past *past, struct source *source, struct arena *arena,
-		 struct err *err) MUST_CHECK;
+int session_open(struct session *s, const struct settings *settings, const struct session_past *past,
+		 struct source *source, struct arena *arena, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,

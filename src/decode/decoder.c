@@ -69,8 +69,7 @@ static void grow(struct decoder *d)
 	free(old);
 }
 
-void decoder_each_relation(struct decoder *d, void (*fn)(void *user, struct relation *rel),
-			   void *user)
+void decoder_each_relation(struct decoder *d, void (*fn)(void *user, struct relation *rel), void *user)
 {
 	for (uint32_t i = 0; i < d->nslots; i++)
 		if (d->slots[i])
@@ -164,7 +163,8 @@ static int convert(struct decoder *d, const struct column *col, struct value *v,
 		utf8_replace(&d->scratch, value_str(v));
 	} else if (binary_text(col->field.type, value_str(v), &d->scratch)) {
 		d->binary_refused = true;
-		return err_set(err, ERR_RETRY, "column \"%.*s\" of type %.*s has no known binary form",
+		return err_set(err, ERR_RETRY,
+			       "column \"%.*s\" of type %.*s has no known binary form",
 			       STR_ARG(col->field.name), STR_ARG(col->type_name));
 	}
 	v->p = (const char *)at;
@@ -226,8 +226,7 @@ static int outside(const struct pgoutput_message *m, struct err *err)
 	return err_set(err, ERR_FAIL, "pgoutput message '%c' came outside of a transaction", m->kind);
 }
 
-static int on_row(struct decoder *d, uint64_t lsn, const struct pgoutput_message *m,
-		  struct err *err)
+static int on_row(struct decoder *d, uint64_t lsn, const struct pgoutput_message *m, struct err *err)
 {
 	static const enum action actions[128] = {
 		['I'] = ACTION_INSERT, ['U'] = ACTION_UPDATE, ['D'] = ACTION_DELETE
@@ -309,8 +308,12 @@ static int on_begin(struct decoder *d, const struct pgoutput_message *m, struct 
 
 	if (d->in_transaction)
 		return err_set(err, ERR_FAIL, "a transaction began inside of another");
-	*e = (struct event){ .source = e->source, .position.lsn = m->lsn, .time = m->time,
-			     .xid = m->xid, .lsn = m->lsn, .action = ACTION_BEGIN };
+	*e = (struct event){ .source = e->source,
+			     .position.lsn = m->lsn,
+			     .time = m->time,
+			     .xid = m->xid,
+			     .lsn = m->lsn,
+			     .action = ACTION_BEGIN };
 	d->in_transaction = true;
 	return d->ops->event(d->user, e, err);
 }

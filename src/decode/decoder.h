@@ -26,8 +26,8 @@ struct decoder_ops {
 struct decoder {
 	const struct decoder_ops *ops;
 	void *user;
-	bool check_utf8; /* the server does not vouch for its text (SQL_ASCII) */
-	bool binary;     /* values may come in binary */
+	bool check_utf8;     /* the server does not vouch for its text (SQL_ASCII) */
+	bool binary;         /* values may come in binary */
 	bool binary_refused; /* set when one came that cannot be read: ask for text instead */
 
 	struct pgoutput parser;

@@ -11,12 +11,12 @@ static int64_t take_time(struct cursor *c)
 }
 
 /* Makes room for n elements of an array that only grows. */
-#define RESERVE(array, cap, n)                                            \
-	do {                                                              \
-		if ((n) > (cap)) {                                        \
-			(array) = mem_realloc((array), (size_t)(n) * sizeof(*(array))); \
-			(cap) = (n);                                      \
-		}                                                         \
+#define RESERVE(array, cap, n)                                                                     \
+	do {                                                                                       \
+		if ((n) > (cap)) {                                                                 \
+			(array) = mem_realloc((array), (size_t)(n) * sizeof(*(array)));            \
+			(cap) = (n);                                                               \
+		}                                                                                  \
 	} while (0)
 
 static void parse_value(struct cursor *c, struct value *v)
@@ -190,8 +190,7 @@ static void parse_prepare(struct pgoutput *p, struct cursor *c, struct pgoutput_
 	parse_begin_prepare(p, c, m);
 }
 
-static void parse_rollback_prepared(struct pgoutput *p, struct cursor *c,
-				    struct pgoutput_message *m)
+static void parse_rollback_prepared(struct pgoutput *p, struct cursor *c, struct pgoutput_message *m)
 {
 	m->flags = cursor_u8(c);
 	m->lsn = cursor_u64(c);
@@ -227,8 +226,7 @@ static const struct {
 	['r'] = { parse_rollback_prepared },
 };
 
-int pgoutput_parse(struct pgoutput *p, struct str bytes, struct pgoutput_message *m,
-		   struct err *err)
+int pgoutput_parse(struct pgoutput *p, struct str bytes, struct pgoutput_message *m, struct err *err)
 {
 	struct cursor c = cursor_over(bytes);
 	uint8_t kind = cursor_u8(&c);

@@ -57,7 +57,7 @@ struct pgoutput_message {
 	const struct pgoutput_column *cols;
 	const uint32_t *oids;
 
-	uint32_t ncols; /* of new and old */
+	uint32_t ncols;          /* of new and old */
 	const struct value *new; /* NULL: none */
 	const struct value *old;
 	char old_kind; /* 'K' key, 'O' all; 0: none */

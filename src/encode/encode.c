@@ -3,14 +3,8 @@
 #include "encode/value.h"
 
 const struct format *const encode_formats[] = {
-	&format_native,
-	&format_pretty,
-	&format_pgevents,
-	&format_wal_listener,
-	&format_wal2json,
-	&format_cloudevents,
-	&format_debezium,
-	NULL,
+	&format_native,   &format_pretty,      &format_pgevents, &format_wal_listener,
+	&format_wal2json, &format_cloudevents, &format_debezium, NULL,
 };
 
 const struct format *encode_format(const char *name)

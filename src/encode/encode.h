@@ -29,7 +29,7 @@ struct encode_options {
 
 struct format {
 	const char *name;
-	const char *help;      /* one line */
+	const char *help;        /* one line */
 	bool shows_transactions; /* wants ACTION_BEGIN and ACTION_COMMIT around events */
 	/* Appends one message without a newline at its end and without any newline inside (pretty
 	 * aside). Returns false and appends nothing when this format has nothing for the event. */

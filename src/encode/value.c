@@ -277,15 +277,24 @@ static bool write_hstore(const struct writer *w, const struct type *t, struct st
 
 /* Each appends one JSON value, or returns false: then the text is shown as a string. */
 static write_fn *const writers[] = {
-	[TYPE_TEXT] = write_string,	      [TYPE_BOOL] = write_bool,
-	[TYPE_INT] = write_number,	      [TYPE_INT8] = write_int8,
-	[TYPE_NUMERIC] = write_numeric,	      [TYPE_FLOAT] = write_number,
-	[TYPE_DATE] = write_date,	      [TYPE_TIMESTAMP] = write_timestamp,
-	[TYPE_TIMESTAMPTZ] = write_timestamp, [TYPE_BYTEA] = write_bytea,
-	[TYPE_JSON] = write_json,	      [TYPE_JSONB] = write_json,
-	[TYPE_ARRAY] = write_array,	      [TYPE_VECTOR] = write_vector,
-	[TYPE_RECORD] = write_record,	      [TYPE_HSTORE] = write_hstore,
-	[TYPE_RANGE] = write_string,	      [TYPE_MULTIRANGE] = write_string,
+	[TYPE_TEXT] = write_string,
+	[TYPE_BOOL] = write_bool,
+	[TYPE_INT] = write_number,
+	[TYPE_INT8] = write_int8,
+	[TYPE_NUMERIC] = write_numeric,
+	[TYPE_FLOAT] = write_number,
+	[TYPE_DATE] = write_date,
+	[TYPE_TIMESTAMP] = write_timestamp,
+	[TYPE_TIMESTAMPTZ] = write_timestamp,
+	[TYPE_BYTEA] = write_bytea,
+	[TYPE_JSON] = write_json,
+	[TYPE_JSONB] = write_json,
+	[TYPE_ARRAY] = write_array,
+	[TYPE_VECTOR] = write_vector,
+	[TYPE_RECORD] = write_record,
+	[TYPE_HSTORE] = write_hstore,
+	[TYPE_RANGE] = write_string,
+	[TYPE_MULTIRANGE] = write_string,
 };
 
 static void write_value(const struct writer *w, const struct type *t, struct str text,

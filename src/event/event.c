@@ -1,9 +1,9 @@
 #include "event/event.h"
 
 const struct str action_names[ACTION_COUNT] = {
-	[ACTION_INSERT] = STR("insert"),     [ACTION_UPDATE] = STR("update"),
-	[ACTION_DELETE] = STR("delete"),     [ACTION_TRUNCATE] = STR("truncate"),
-	[ACTION_MESSAGE] = STR("message"),   [ACTION_BEGIN] = STR("begin"),
+	[ACTION_INSERT] = STR("insert"),   [ACTION_UPDATE] = STR("update"),
+	[ACTION_DELETE] = STR("delete"),   [ACTION_TRUNCATE] = STR("truncate"),
+	[ACTION_MESSAGE] = STR("message"), [ACTION_BEGIN] = STR("begin"),
 	[ACTION_COMMIT] = STR("commit"),
 };
 

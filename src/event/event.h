@@ -70,7 +70,7 @@ static inline struct str value_str(const struct value *v)
 }
 
 struct column {
-	struct field field; /* name, JSON key, type */
+	struct field field;   /* name, JSON key, type */
 	struct str type_name; /* format_type(oid, typmod): "character varying(20)" */
 	uint32_t type_oid;
 	int32_t typmod;
@@ -87,11 +87,11 @@ struct relation {
 	struct str name;
 	uint32_t ncols;
 	struct column *cols;
-	uint32_t nprimary;     /* columns with primary set */
-	struct types types;    /* the user-defined ones among its columns' */
-	uint16_t wanted;       /* ACTION_BITs that some output wants; set by core/ */
+	uint32_t nprimary;      /* columns with primary set */
+	struct types types;     /* the user-defined ones among its columns' */
+	uint16_t wanted;        /* ACTION_BITs that some output wants; set by core/ */
 	uint16_t *output_wants; /* likewise for each output; owned by core/, NULL before it decided */
-	uint64_t listeners;     /* a bit for each of the library's callbacks whose pattern matches */
+	uint64_t listeners; /* a bit for each of the library's callbacks whose pattern matches */
 };
 
 /* Constant for a connection. */
@@ -108,10 +108,10 @@ struct event {
 	struct position position;
 	uint64_t commit_end; /* COMMIT: LSN behind the commit record; otherwise 0 */
 	uint64_t lsn;        /* of the change itself as the server sent it; not unique */
-	int64_t time;        /* commit time, microseconds since 1970-01-01 UTC; for a message outside
-			      * of transactions the time it was received */
-	uint32_t xid;        /* 0 for a message outside of transactions */
-	struct str origin;   /* replication origin's name, empty when local */
+	int64_t time;      /* commit time, microseconds since 1970-01-01 UTC; for a message outside
+			    * of transactions the time it was received */
+	uint32_t xid;      /* 0 for a message outside of transactions */
+	struct str origin; /* replication origin's name, empty when local */
 	const struct source *source;
 
 	/* insert, update, delete, truncate */
@@ -122,7 +122,7 @@ struct event {
 	const struct value *old;
 	bool old_full; /* old holds all columns (REPLICA IDENTITY FULL); otherwise only cols[i].key
 			* ones mean something */
-	bool cascade;          /* truncate */
+	bool cascade;  /* truncate */
 	bool restart_identity; /* truncate */
 
 	/* message */

@@ -32,16 +32,23 @@ static void __attribute__((constructor)) type_init(void)
 		const struct builtin *b = &builtins[i];
 		size_t n = strlen(b->name);
 
-		types[i] = (struct type){ .oid = b->oid, .base = b->oid, .kind = b->kind,
-					  .delim = b->delim, .name = str_c(b->name) };
+		types[i] = (struct type){ .oid = b->oid,
+					  .base = b->oid,
+					  .kind = b->kind,
+					  .delim = b->delim,
+					  .name = str_c(b->name) };
 		index_by_oid[b->oid] = (uint16_t)(i + 1);
 		if (!b->array)
 			continue;
 		memcpy(array_names[i], b->name, n);
 		memcpy(array_names[i] + n, "[]", 3);
 		types[NBUILTINS + i] = (struct type){
-			.oid = b->array, .base = b->array, .kind = TYPE_ARRAY, .delim = ',',
-			.name = { array_names[i], n + 2 }, .elem = &types[i],
+			.oid = b->array,
+			.base = b->array,
+			.kind = TYPE_ARRAY,
+			.delim = ',',
+			.name = { array_names[i], n + 2 },
+			.elem = &types[i],
 		};
 		index_by_oid[b->array] = (uint16_t)(NBUILTINS + i + 1);
 	}

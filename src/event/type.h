@@ -34,7 +34,7 @@ enum type_kind {
 
 struct type {
 	uint32_t oid;
-	uint32_t base; /* a domain's innermost base type, otherwise oid */
+	uint32_t base;       /* a domain's innermost base type, otherwise oid */
 	enum type_kind kind; /* a domain has its base's kind, elem and fields */
 	char delim;          /* between elements of an array of this type; ',' but for box ';' */
 	bool is_enum;        /* an enum, or a domain over one */

@@ -141,15 +141,15 @@ static const struct value *value_at(const struct herald_event *e, enum herald_si
 enum herald_kind herald_kind(const struct herald_event *e, enum herald_side side, int column)
 {
 	static const enum herald_kind kinds[] = {
-		[TYPE_TEXT] = HERALD_TEXT,	 [TYPE_BOOL] = HERALD_BOOL,
-		[TYPE_INT] = HERALD_INTEGER,	 [TYPE_INT8] = HERALD_INTEGER,
-		[TYPE_NUMERIC] = HERALD_NUMERIC, [TYPE_FLOAT] = HERALD_FLOAT,
-		[TYPE_DATE] = HERALD_TIME,	 [TYPE_TIMESTAMP] = HERALD_TIME,
+		[TYPE_TEXT] = HERALD_TEXT,        [TYPE_BOOL] = HERALD_BOOL,
+		[TYPE_INT] = HERALD_INTEGER,      [TYPE_INT8] = HERALD_INTEGER,
+		[TYPE_NUMERIC] = HERALD_NUMERIC,  [TYPE_FLOAT] = HERALD_FLOAT,
+		[TYPE_DATE] = HERALD_TIME,        [TYPE_TIMESTAMP] = HERALD_TIME,
 		[TYPE_TIMESTAMPTZ] = HERALD_TIME, [TYPE_BYTEA] = HERALD_BYTES,
-		[TYPE_JSON] = HERALD_JSON,	 [TYPE_JSONB] = HERALD_JSON,
-		[TYPE_ARRAY] = HERALD_TEXT,	 [TYPE_VECTOR] = HERALD_TEXT,
-		[TYPE_RECORD] = HERALD_TEXT,	 [TYPE_HSTORE] = HERALD_TEXT,
-		[TYPE_RANGE] = HERALD_TEXT,	 [TYPE_MULTIRANGE] = HERALD_TEXT,
+		[TYPE_JSON] = HERALD_JSON,        [TYPE_JSONB] = HERALD_JSON,
+		[TYPE_ARRAY] = HERALD_TEXT,       [TYPE_VECTOR] = HERALD_TEXT,
+		[TYPE_RECORD] = HERALD_TEXT,      [TYPE_HSTORE] = HERALD_TEXT,
+		[TYPE_RANGE] = HERALD_TEXT,       [TYPE_MULTIRANGE] = HERALD_TEXT,
 	};
 	const struct value *v = value_at(e, side, column);
 
@@ -224,7 +224,8 @@ int herald_time_us(const struct herald_event *e, enum herald_side side, int colu
 	text = value_str(value_at(e, side, column));
 	if (e->e->rel->cols[column].field.type->kind != TYPE_DATE)
 		return time_parse_timestamp(text, value) ? 0 : -1;
-	return time_parse_date(text, &days) && !__builtin_mul_overflow(days, TIME_DAY, value) ? 0 : -1;
+	return time_parse_date(text, &days) && !__builtin_mul_overflow(days, TIME_DAY, value) ? 0
+											      : -1;
 }
 
 static int hex_digit(char c)

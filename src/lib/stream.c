@@ -121,7 +121,7 @@ static enum capture_answer on_event(void *user, const struct event *e)
 		answer = said > answer ? said : answer;
 	}
 	arena_release(&s->strings);
-	return answer == HERALD_TAKEN ? CAPTURE_TAKEN
+	return answer == HERALD_TAKEN   ? CAPTURE_TAKEN
 	       : answer == HERALD_LATER ? CAPTURE_LATER
 					: CAPTURE_STOP;
 }
@@ -171,6 +171,5 @@ void herald_stream_stop(struct herald_stream *s)
 void herald_stream_acknowledge(struct herald_stream *s, struct herald_position position)
 {
 	if (s->capture)
-		capture_acknowledge(s->capture,
-				    (struct position){ position.lsn, position.ordinal });
+		capture_acknowledge(s->capture, (struct position){ position.lsn, position.ordinal });
 }

@@ -9,7 +9,7 @@
 struct raw {
 	struct type *type;
 	char typtype;
-	uint32_t elem; /* element, subtype, range or a domain's base; 0: none */
+	uint32_t elem;    /* element, subtype, range or a domain's base; 0: none */
 	uint32_t *fields; /* OIDs */
 	bool linked;
 };
@@ -103,7 +103,8 @@ static int query_types(struct lookup *l, size_t from, const char *oids, struct e
 	snprintf(query, sizeof(query),
 		 "SELECT t.oid, t.typtype, format_type(t.oid, NULL), t.typdelim, %s, "
 		 "CASE WHEN t.typtype = 'd' THEN t.typbasetype "
-		 "WHEN t.typtype = 'r' THEN (SELECT rngsubtype FROM pg_range WHERE rngtypid = t.oid) "
+		 "WHEN t.typtype = 'r' THEN (SELECT rngsubtype FROM pg_range WHERE rngtypid = "
+		 "t.oid) "
 		 "%s ELSE t.typelem END, "
 		 "t.typname = 'hstore' AND EXISTS (SELECT FROM pg_cast "
 		 "WHERE castsource = t.oid AND casttarget = 'json'::regtype) "
@@ -205,8 +206,7 @@ static void link_type(struct lookup *l, struct raw *raw)
 	t->nfields = base->nfields;
 }
 
-int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t n,
-		  struct err *err)
+int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t n, struct err *err)
 {
 	struct lookup l = { .sql = sql, .types = types };
 	struct strbuf round = { 0 }, next = { 0 };
@@ -312,6 +312,7 @@ int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, str
 		 (rel->identity == 'f' && find_primary(sql, rel, err));
 	free(oids);
 	for (uint32_t i = 0; i < rel->ncols && !failed; i++)
-		rel->cols[i].field.type = part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
+		rel->cols[i].field.type =
+			part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
 	return failed ? -1 : 0;
 }

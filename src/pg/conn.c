@@ -11,20 +11,21 @@ static const struct {
 	const char *prefix;
 	enum err_kind kind;
 } states[] = {
-	{ "08", ERR_RETRY },	 /* connection */
-	{ "53300", ERR_RETRY },	 /* too many connections */
+	{ "08", ERR_RETRY },     /* connection */
+	{ "53300", ERR_RETRY },  /* too many connections */
 	{ "53400", ERR_CONFIG }, /* all replication slots are in use */
-	{ "53", ERR_RETRY },	 /* memory, disk */
-	{ "55006", ERR_BUSY },	 /* the slot is active */
-	{ "57014", ERR_RETRY },	 /* statement timeout */
-	{ "57P", ERR_RETRY },	 /* shutting down, starting up, crashed */
-	{ "58", ERR_RETRY },	 /* input and output */
-	{ "40", ERR_RETRY },	 /* serialization, deadlock */
-	{ "25006", ERR_RETRY },	 /* read-only: a standby that may be promoted */
-	{ "42704", ERR_LOST },	 /* the slot, or the publication at that point of the WAL, is not there */
-	{ "55000", ERR_LOST },	 /* the slot cannot be used any more */
+	{ "53", ERR_RETRY },     /* memory, disk */
+	{ "55006", ERR_BUSY },   /* the slot is active */
+	{ "57014", ERR_RETRY },  /* statement timeout */
+	{ "57P", ERR_RETRY },    /* shutting down, starting up, crashed */
+	{ "58", ERR_RETRY },     /* input and output */
+	{ "40", ERR_RETRY },     /* serialization, deadlock */
+	{ "25006", ERR_RETRY },  /* read-only: a standby that may be promoted */
+	{ "42704",
+	  ERR_LOST }, /* the slot, or the publication at that point of the WAL, is not there */
+	{ "55000", ERR_LOST },   /* the slot cannot be used any more */
 	{ "42501", ERR_CONFIG }, /* a right is missing */
-	{ "28", ERR_CONFIG },	 /* password, pg_hba */
+	{ "28", ERR_CONFIG },    /* password, pg_hba */
 	{ "3D000", ERR_CONFIG }, /* no such database */
 	{ "42", ERR_CONFIG },
 };
@@ -55,10 +56,16 @@ static int fail(enum err_kind kind, const char *text, struct err *err)
 static enum err_kind classify_connect(PGconn *conn)
 {
 	static const char *const needs_user[] = {
-		"password authentication failed", "no password supplied",  "no pg_hba.conf entry",
-		"role \"",			  "database \"",	   "invalid connection option",
-		"certificate",			  "must be superuser or replication role",
-		"permission denied to start WAL sender", "authentication failed",
+		"password authentication failed",
+		"no password supplied",
+		"no pg_hba.conf entry",
+		"role \"",
+		"database \"",
+		"invalid connection option",
+		"certificate",
+		"must be superuser or replication role",
+		"permission denied to start WAL sender",
+		"authentication failed",
 	};
 	const char *text = PQerrorMessage(conn);
 
@@ -96,8 +103,12 @@ static int pin(PGconn *conn, enum conn_kind kind, struct err *err)
 PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 {
 	/* Later keywords win: the user may change what stands before dbname only. */
-	const char *keys[] = { "fallback_application_name", "connect_timeout", "dbname",
-			       "replication", "gssencmode", NULL };
+	const char *keys[] = { "fallback_application_name",
+			       "connect_timeout",
+			       "dbname",
+			       "replication",
+			       "gssencmode",
+			       NULL };
 	const char *values[] = { "pgherald", CONNECT_TIMEOUT, conninfo, "database", "disable", NULL };
 	PGconn *conn;
 

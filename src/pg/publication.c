@@ -66,8 +66,8 @@ int publication_create(PGconn *sql, const char *name, const struct publication_t
 	if (!res && (publication_read(sql, name, &now, &(struct err){ 0 }) || !now.exists)) {
 		q.n = 0;
 		build_create(&q, name, tables, ntables, actions);
-		failed = err_add(err, "cannot create publication \"%s\"; let its owner run: %s", name,
-				 strbuf_cstr(&q));
+		failed = err_add(err, "cannot create publication \"%s\"; let its owner run: %s",
+				 name, strbuf_cstr(&q));
 	}
 	strbuf_release(&q);
 	return failed;

@@ -24,9 +24,9 @@ int server_identify(PGconn *repl, struct server_identity *id, struct err *err)
 
 int server_sender_timeout(PGconn *sql, int *ms, struct err *err)
 {
-	PGresult *res = conn_query(sql, err,
-				   "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'", 0,
-				   NULL);
+	PGresult *res = conn_query(
+		sql, err, "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'", 0,
+		NULL);
 
 	if (!res)
 		return -1;

@@ -54,28 +54,28 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	return 0;
 }
 
-int slot_check(const struct slot_state *s, const char *name, const char *database,
-	       struct err *err)
+int slot_check(const struct slot_state *s, const char *name, const char *database, struct err *err)
 {
 	bool lost = strcmp(s->wal_status, "lost") == 0;
 
 	if (strcmp(s->plugin, "pgoutput") != 0)
-		return err_set(err, ERR_CONFIG,
-			       "slot \"%s\" %s; name another one with --slot", name,
+		return err_set(err, ERR_CONFIG, "slot \"%s\" %s; name another one with --slot", name,
 			       *s->plugin ? "is for another output plugin than pgoutput"
 					  : "is a physical slot");
 	if (strcmp(s->database, database) != 0)
-		return err_set(err, ERR_CONFIG,
-			       "slot \"%s\" belongs to database \"%s\", not to \"%s\"; name another "
-			       "one with --slot",
-			       name, s->database, database);
+		return err_set(
+			err, ERR_CONFIG,
+			"slot \"%s\" belongs to database \"%s\", not to \"%s\"; name another "
+			"one with --slot",
+			name, s->database, database);
 	if (lost || *s->invalidation)
-		return err_set(err, ERR_LOST,
-			       "slot \"%s\" is lost (%s): the WAL it needs is gone, and with it the "
-			       "events behind " LSN_FMT ". Run pgherald drop and start anew; raise "
-			       "max_slot_wal_keep_size to keep more",
-			       name, *s->invalidation ? s->invalidation : s->wal_status,
-			       LSN_ARG(s->confirmed_lsn));
+		return err_set(
+			err, ERR_LOST,
+			"slot \"%s\" is lost (%s): the WAL it needs is gone, and with it the "
+			"events behind " LSN_FMT ". Run pgherald drop and start anew; raise "
+			"max_slot_wal_keep_size to keep more",
+			name, *s->invalidation ? s->invalidation : s->wal_status,
+			LSN_ARG(s->confirmed_lsn));
 	return 0;
 }
 
@@ -121,7 +121,8 @@ static int await(PGconn *repl, const struct slot_wait *wait, struct err *err)
 		char who[800];
 
 		if (poll(&pfd, 1, 100) > 0 && !PQconsumeInput(repl))
-			return err_set(err, ERR_RETRY, "the connection was lost while the slot was made");
+			return err_set(err, ERR_RETRY,
+				       "the connection was lost while the slot was made");
 		if (wait->stop && *wait->stop) {
 			cancel(repl);
 			return err_set(err, ERR_RETRY, "interrupted while the slot was made");
@@ -144,7 +145,8 @@ int slot_create(PGconn *repl, const char *name, bool temporary, const struct slo
 	int failed;
 
 	snprintf(query, sizeof(query), "CREATE_REPLICATION_SLOT \"%s\"%s LOGICAL pgoutput %s", name,
-		 temporary ? " TEMPORARY" : "", parens ? "(SNAPSHOT 'nothing')" : "NOEXPORT_SNAPSHOT");
+		 temporary ? " TEMPORARY" : "",
+		 parens ? "(SNAPSHOT 'nothing')" : "NOEXPORT_SNAPSHOT");
 	if (!PQsendQuery(repl, query))
 		return err_set(err, ERR_RETRY, "cannot ask for slot \"%s\"", name);
 	if (await(repl, wait, err))
@@ -157,9 +159,15 @@ int slot_create(PGconn *repl, const char *name, bool temporary, const struct slo
 		bool raced = state && strcmp(state, "42710") == 0;
 		bool no_wal = state && strcmp(state, "55000") == 0;
 
-		err_set(err, raced ? ERR_RETRY : no_wal ? ERR_CONFIG : conn_classify(state),
-			"cannot create slot \"%s\": %s%s", name, text ? text : "the connection was lost",
-			no_wal ? "; run: ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL" : "");
+		err_set(err,
+			raced    ? ERR_RETRY
+			: no_wal ? ERR_CONFIG
+				 : conn_classify(state),
+			"cannot create slot \"%s\": %s%s", name,
+			text ? text : "the connection was lost",
+			no_wal ? "; run: ALTER SYSTEM SET wal_level = 'logical', then restart "
+				 "PostgreSQL"
+			       : "");
 	} else {
 		lsn_parse(str_c(PQgetvalue(res, 0, 1)), consistent_lsn);
 	}

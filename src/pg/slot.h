@@ -9,11 +9,11 @@ struct slot_state {
 	char plugin[64];
 	char database[64];
 	bool active;
-	int active_pid; /* 0: unknown */
+	int active_pid;   /* 0: unknown */
 	char holder[128]; /* the application that holds it, as far as we may see */
 	uint64_t restart_lsn;
 	uint64_t confirmed_lsn;
-	char wal_status[16]; /* reserved, extended, unreserved, lost; "" before PostgreSQL 13 */
+	char wal_status[16];   /* reserved, extended, unreserved, lost; "" before PostgreSQL 13 */
 	char invalidation[64]; /* the reason, "" when there is none (17 and later) */
 };
 

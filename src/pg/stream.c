@@ -215,14 +215,14 @@ static int server_error(struct str body, struct err *err)
 	if (n.sqlstate.n == 5)
 		memcpy(state, n.sqlstate.p, 5);
 	if (strcmp(state, "42704") == 0 && memmem(n.message.p, n.message.n, "publication", 11))
-		return err_set(err, ERR_LOST,
-			       "%.*s at the point of the WAL where the slot stands; create it, then go on "
-			       "behind that point with --from now (what is before is given up)",
-			       STR_ARG(n.message));
+		return err_set(
+			err, ERR_LOST,
+			"%.*s at the point of the WAL where the slot stands; create it, then go on "
+			"behind that point with --from now (what is before is given up)",
+			STR_ARG(n.message));
 	return err_set(err, conn_classify(state), "%.*s%s%.*s%s%s%.*s", STR_ARG(n.message),
 		       n.detail.n ? " (" : "", STR_ARG(n.detail), n.detail.n ? ")" : "",
-		       n.hint.n ? "; " : "",
-		       STR_ARG(n.hint));
+		       n.hint.n ? "; " : "", STR_ARG(n.hint));
 }
 
 /* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. */
@@ -332,7 +332,8 @@ static void start_command(struct strbuf *q, PGconn *conn, const struct stream_st
 {
 	int version = PQserverVersion(conn);
 
-	strbuf_printf(q, "START_REPLICATION SLOT \"%s\" LOGICAL " LSN_FMT
+	strbuf_printf(q,
+		      "START_REPLICATION SLOT \"%s\" LOGICAL " LSN_FMT
 		      " (proto_version '1', publication_names '",
 		      start->slot, LSN_ARG(start->lsn));
 	for (size_t i = 0; i < start->npublications; i++) {

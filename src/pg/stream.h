@@ -43,8 +43,7 @@ struct stream;
 
 /* Starts replication on an open CONN_REPLICATION connection, which the stream owns from here on
  * (also on failure). */
-struct stream *stream_open(PGconn *conn, const struct stream_start *start, struct err *err)
-	MUST_CHECK;
+struct stream *stream_open(PGconn *conn, const struct stream_start *start, struct err *err) MUST_CHECK;
 
 /* The socket, and the poll(2) events to wait for on it. */
 int stream_fd(const struct stream *s);

@@ -23,11 +23,11 @@
 
 struct file {
 	int fd;
-	int mark;           /* PATH.position, or -1 */
+	int mark;             /* PATH.position, or -1 */
 	struct position last; /* of the last message written */
-	size_t unsynced;    /* bytes */
-	int64_t oldest_ms;  /* when the first of them was written */
-	uint64_t written;   /* the last sequence number written */
+	size_t unsynced;      /* bytes */
+	int64_t oldest_ms;    /* when the first of them was written */
+	uint64_t written;     /* the last sequence number written */
 };
 
 static int fail(const struct sink *s, const char *what, struct err *err)

@@ -321,8 +321,7 @@ int sink_check(const char *url, struct err *err)
 	return err_set(err, ERR_CONFIG, "no output knows \"%s\"; see pgherald stream --help", url);
 }
 
-struct sink *sink_start(const char *url, const struct format *format, int progress,
-			struct err *err)
+struct sink *sink_start(const char *url, const struct format *format, int progress, struct err *err)
 {
 	const struct sink_driver *driver = find_driver(url);
 	sigset_t all, before;

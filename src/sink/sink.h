@@ -77,17 +77,17 @@ struct sink {
 	void *state;
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	int wake;             /* eventfd: a batch or the end has come */
-	int progress;         /* eventfd of the reader, written when something was taken or changed */
+	int progress; /* eventfd of the reader, written when something was taken or changed */
 
 	_Atomic uint64_t taken; /* the last sequence number of an unbroken row that is taken */
 
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards all below */
+	pthread_mutex_t lock;               /* guards all below */
 	struct batch *queued, **queued_end; /* from the reader, not seen by the thread yet */
 	struct batch *spare;
 	uint32_t nbatches;
 	uint32_t in_flight; /* handed over, not reclaimed */
-	bool reader_waits; /* sink_busy was true */
+	bool reader_waits;  /* sink_busy was true */
 	bool ending;
 	enum sink_condition condition;
 	struct err err; /* why, for RETRYING and FAILED */

@@ -48,8 +48,7 @@ static int on_event(void *user, const struct event *e, struct err *unused)
 	if (e->action == ACTION_BEGIN || e->action == ACTION_COMMIT)
 		return 0;
 	nseen++;
-	*s = (struct seen){ .action = e->action, .position = e->position,
-			    .origin_n = e->origin.n };
+	*s = (struct seen){ .action = e->action, .position = e->position, .origin_n = e->origin.n };
 	if (e->rel)
 		copy(s->table, sizeof(s->table), e->rel->name);
 	if (row) {
@@ -301,8 +300,11 @@ static void text_that_is_not_utf8_is_made_so_where_the_server_does_not_vouch(voi
 	d.check_utf8 = true;
 	begin(100);
 	relation(1, "a", 'd');
-	insert(1, "1", "a\xff" "b");
-	assert_string_equal(seen[0].body, "a\xef\xbf\xbd" "b");
+	insert(1, "1",
+	       "a\xff"
+	       "b");
+	assert_string_equal(seen[0].body, "a\xef\xbf\xbd"
+					  "b");
 	assert_string_equal(seen[0].id, "1");
 }
 
