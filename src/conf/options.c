@@ -176,27 +176,37 @@ const struct option *options_find_bool(struct str name, char sep, bool *negated)
 
 #define NAME_MAX_LEN 32
 
-/* Insertions, deletions and replacements that make b of a (Levenshtein); - and _ are the same. */
+static char folded(char c)
+{
+	return c == '_' ? '-' : c;
+}
+
+/* Insertions, deletions, replacements and swaps of neighbours that make b of a; - and _ are the
+ * same. Row i of the table, the one before it and the one before that are kept. */
 static size_t distance(struct str a, struct str b)
 {
-	size_t row[NAME_MAX_LEN + 1], diagonal;
+	size_t rows[3][NAME_MAX_LEN + 1];
 
 	for (size_t j = 0; j <= b.n; j++)
-		row[j] = j;
-	for (size_t i = 0; i < a.n; i++) {
-		diagonal = row[0];
-		row[0] = i + 1;
-		for (size_t j = 0; j < b.n; j++) {
-			char c = a.p[i] == '_' ? '-' : a.p[i];
-			size_t best = diagonal + (c != b.p[j]);
+		rows[0][j] = j;
+	for (size_t i = 1; i <= a.n; i++) {
+		size_t *row = rows[i % 3], *above = rows[(i + 2) % 3], *swap = rows[(i + 1) % 3];
 
-			diagonal = row[j + 1];
-			if (best > row[j] + 1)
-				best = row[j] + 1;
-			row[j + 1] = best < diagonal + 1 ? best : diagonal + 1;
+		row[0] = i;
+		for (size_t j = 1; j <= b.n; j++) {
+			bool same = folded(a.p[i - 1]) == folded(b.p[j - 1]);
+			bool swapped = i > 1 && j > 1 && a.p[i - 1] == b.p[j - 2] && a.p[i - 2] == b.p[j - 1];
+
+			row[j] = above[j - 1] + !same;
+			if (row[j] > above[j] + 1)
+				row[j] = above[j] + 1;
+			if (row[j] > row[j - 1] + 1)
+				row[j] = row[j - 1] + 1;
+			if (swapped && row[j] > swap[j - 2] + 1)
+				row[j] = swap[j - 2] + 1;
 		}
 	}
-	return row[b.n];
+	return rows[a.n % 3][b.n];
 }
 
 const struct option *options_suggest(struct str name, const char *verb)

@@ -326,9 +326,16 @@ static size_t value_len(struct str s)
 /* A value of a keyword string; dbname may hold a whole URI. */
 static void mask_value(struct strbuf *out, struct str name, struct str value)
 {
-	if (url_is_secret(name))
+	bool quoted = str_starts(value, STR("'"));
+
+	if (url_is_secret(name)) {
 		strbuf_lit(out, "***");
-	else if (value.n && memmem(value.p, value.n, "://", 3))
+		return;
+	}
+	if (quoted)
+		strbuf_ch(out, '\'');
+	value = str_from(value, quoted);
+	if (value.n && memmem(value.p, value.n, "://", 3))
 		url_mask(out, value);
 	else
 		strbuf_str(out, value);

@@ -468,11 +468,8 @@ int capture_reload(struct capture *c, const struct settings *s, struct err *err)
 	arena_release(&arena);
 	if (failed)
 		return -1;
-	if (strcmp(s->connection, c->settings->connection) || strcmp(s->slot, c->settings->slot) ||
-	    strcmp(s->publication, c->settings->publication))
-		return err_set(
-			err, ERR_CONFIG,
-			"connection, slot and publication cannot change while running: restart");
+	if (settings_check_reload(c->settings, s, err))
+		return -1;
 	c->next_settings = s;
 	return 0;
 }

@@ -1,8 +1,12 @@
 """What survives: crashes, restarts, cut connections, blocked outputs. Numbers are those of the
 acceptance cases."""
+import array
+import fcntl
+import io
 import json
 import random
 import signal
+import termios
 import threading
 
 import postgres
@@ -169,7 +173,6 @@ def test_case_6_copy_and_multi_row_inserts_survive_a_crash_half_way(db, herald, 
     herald(db, file=path).stop()
     db.sql("insert into a select generate_series(1, 20000)")
     with db.connect().cursor() as c:
-        import io
         c.copy_from(io.StringIO("".join(f"{i}\n" for i in range(1, 20001))), "b")
     stream = herald(db, file=path, ready=False)
     stream.wait_for(5000)
@@ -205,6 +208,13 @@ def test_case_8_many_small_and_empty_transactions(db, herald):
     stream.wait_for(200)
     stream.wait_confirmed(db)
     assert numbers(stream.events, "a") == list(range(1, 201))
+
+
+def unread(pipe):
+    """Bytes that wait in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
 
 
 def resident_kib(pid):
@@ -322,8 +332,6 @@ def test_a_second_signal_ends_at_once(db, herald):
     db.sql("create table t (t text)")
     stream = herald(db, read=False)
     db.sql("insert into t select repeat('x', 1000) from generate_series(1, 20000)")
-    wait_until(lambda: resident_kib(stream.pid), "the process")
-    stream.signal(signal.SIGTERM)
-    stream.signal(signal.SIGTERM)
+    wait_until(lambda: unread(stream.process.stdout) > 60000, "a full pipe")
     wait_until(lambda: stream.process.poll() is not None or stream.signal(signal.SIGTERM), "the end")
     assert stream.process.returncode == 128 + signal.SIGTERM
