@@ -266,7 +266,7 @@ static void test_errors_of_the_file_name_line_and_key(void **state)
 	bad_file("outputs:\n- stdout:\n", "2: stdout: there is no such key; text that ends with a "
 					  "colon must be in quotes");
 	bad_file("outputs:\n", "1: outputs: it is empty");
-	bad_file("to: {}\n", "1: the output has no \"to\"");
+	bad_file("to: {}\n", "1: to: the output has no \"to\"");
 	bad_file("to: ''\n", "1: to: the URL of an output is empty");
 	bad_file("outputs: [{to: 'a:?tables=%'}]\n", "1: to: tables: a % is not followed by");
 }
