@@ -1,0 +1,385 @@
+"""What the schema does to events: identities, TOAST, DDL, partitions, publications. Numbers are
+those of the acceptance cases."""
+import json
+
+import postgres
+
+BIG = "string_agg(md5(i::text), '')"  # 32 bytes for each i, which does not compress
+
+
+def big_value(db, rows=400):
+    return db.sql(f"select {BIG} from generate_series(1, {rows}) i")[0][0]
+
+
+def test_case_17_unchanged_toast_is_marked_not_null(db, herald):
+    # Given columns of several types whose values are large and stored apart
+    db.sql("create extension hstore")
+    db.sql("create table t (id int primary key, n int, t text, a text[], j jsonb, b bytea, h hstore)")
+    for column in "tajbh":
+        db.sql(f"alter table t alter {column} set storage external")
+    big = big_value(db)
+    db.sql("insert into t values (1, 0, %s, array[%s], jsonb_build_object('k', %s::text), %s::bytea,"
+           " hstore('k', %s))", (big,) * 5)
+    stream = herald(db)
+
+    # when another column changes, and then one of them becomes a real null
+    db.sql("update t set n = 1")
+    db.sql("update t set t = null")
+
+    # then they are listed as unchanged and absent from the row; the null is a null
+    first, second = stream.wait_for(2)
+    assert first["new"] == {"id": 1, "n": 1}
+    assert first["unchanged"] == ["t", "a", "j", "b", "h"]
+    assert second["new"] == {"id": 1, "n": 1, "t": None}
+    assert second["unchanged"] == ["a", "j", "b", "h"]
+
+
+def test_case_18_full_identity_fills_unchanged_values(db, herald):
+    db.sql("create table t (id int primary key, n int, t text); alter table t replica identity full")
+    db.sql("alter table t alter t set storage external")
+    big = big_value(db)
+    db.sql("insert into t values (1, 0, %s)", (big,))
+    stream = herald(db)
+    db.sql("update t set n = 1")
+    event, = stream.wait_for(1)
+    assert event["old"]["t"] == big and event["new"]["t"] == big
+    assert event["changed"] == ["n"] and "unchanged" not in event
+
+
+def test_case_19_a_changed_key_beside_unchanged_toast(db, herald):
+    db.sql("create table t (id int primary key, t text); alter table t alter t set storage external")
+    db.sql("insert into t values (1, %s)", (big_value(db),))
+    stream = herald(db)
+    db.sql("update t set id = 2")
+    event, = stream.wait_for(1)
+    assert (event["old"], event["new"], event["key"]) == ({"id": 1}, {"id": 2}, {"id": 2})
+    assert event["unchanged"] == ["t"]
+
+
+def test_case_20_a_delete_shows_the_key_alone_and_full_shows_nulls(db, herald):
+    db.sql("create table d (id int primary key, t text); insert into d values (1, null)")
+    db.sql("create table f (id int primary key, t text); alter table f replica identity full")
+    db.sql("insert into f values (1, null)")
+    stream = herald(db)
+    db.sql("delete from d")
+    db.sql("delete from f")
+    keyed, full = stream.wait_for(2)
+    assert keyed["old"] == {"id": 1}
+    assert full["old"] == {"id": 1, "t": None}
+
+
+def test_case_21_identity_by_index_and_none_at_all(db, herald):
+    db.sql("create table i (a int not null, b int not null, c int); create unique index ui on i (b)")
+    db.sql("alter table i replica identity using index ui; create table n (a int)")
+    stream = herald(db)
+    db.sql("insert into i values (1, 2, 3)")
+    db.sql("update i set b = 5")
+    db.sql("insert into n values (1)")
+    born, moved, keyless = stream.wait_for(3)
+    assert born["key"] == {"b": 2}
+    assert moved["old"] == {"b": 2} and moved["key"] == {"b": 5}
+    assert "key" not in keyless
+
+
+def test_case_22_identity_changes_inside_a_transaction(db, herald):
+    db.sql("create table t (id int primary key, v text); insert into t values (1, 'a')")
+    stream = herald(db)
+    db.transaction("update t set v = 'b'", "alter table t replica identity full",
+                   "update t set v = 'c'")
+    first, second = stream.wait_for(2)
+    assert "old" not in first
+    assert second["old"] == {"id": 1, "v": "b"}
+
+
+def test_case_24_rolled_back_savepoints_leave_nothing(db, herald):
+    db.sql("create table t (n int)")
+    stream = herald(db)
+    db.transaction("insert into t select generate_series(1, 3)", "savepoint a",
+                   "insert into t select generate_series(100, 600)", "savepoint b",
+                   "insert into t values (700)", "rollback to a",
+                   "insert into t values (4)", "savepoint c", "insert into t values (5)",
+                   "release c")
+    db.sql("insert into t values (6)")
+    assert [e["new"]["n"] for e in stream.wait_for(6)] == [1, 2, 3, 4, 5, 6]
+    assert stream.count == 6
+
+
+def test_case_25_a_rolled_back_transaction_is_never_seen(db, herald):
+    db.sql("create table t (n int)")
+    stream = herald(db)
+    db.sql("begin; insert into t select generate_series(1, 20000); rollback")
+    db.sql("insert into t values (1)")
+    assert [e["new"]["n"] for e in stream.wait_for(1)] == [1]
+
+
+def test_case_25_interleaved_transactions_come_whole_in_commit_order(db, herald):
+    db.sql("create table t (n int)")
+    stream = herald(db)
+    one, two = db.connect(autocommit=False), db.connect(autocommit=False)
+    for i in range(5):
+        postgres.execute(one, f"insert into t values ({i})")
+        postgres.execute(two, f"insert into t values ({100 + i})")
+    two.commit()
+    one.commit()
+    assert [e["new"]["n"] for e in stream.wait_for(10)] == [100, 101, 102, 103, 104, 0, 1, 2, 3, 4]
+
+
+def test_case_27_prepared_transactions_appear_when_committed(db, herald):
+    db.sql("create table t (n int)")
+    stream = herald(db)
+    prepare = db.connect()
+    for n in (1, 2):
+        postgres.execute(prepare, "begin")
+        postgres.execute(prepare, f"insert into t values ({n})")
+        postgres.execute(prepare, f"prepare transaction 'p{n}'")
+    # a restart in between changes nothing
+    stream.stop()
+    stream = herald(db)
+    postgres.execute(prepare, "commit prepared 'p1'")
+    postgres.execute(prepare, "rollback prepared 'p2'")
+    db.sql("insert into t values (3)")
+    assert [e["new"]["n"] for e in stream.wait_for(2)] == [1, 3]
+
+
+def test_case_29_a_message_outside_of_transactions_survives_a_rollback(db, herald):
+    db.sql("create table t (n int)")
+    stream = herald(db)
+    db.sql("begin; insert into t values (1); select pg_logical_emit_message(false, 'audit', '{\"a\": 1}');"
+           "rollback")
+    db.sql("select pg_logical_emit_message(true, 'audit', 'text')")
+    loose, bound = stream.wait_for(2)
+    assert (loose["action"], loose["prefix"], loose["content"]) == ("message", "audit", {"a": 1})
+    assert loose["transactional"] is False and "xid" not in loose
+    assert (bound["content"], bound["transactional"]) == ("text", True)
+
+
+def test_case_31_a_transaction_of_ddl_alone_moves_the_slot(db, herald):
+    stream = herald(db)
+    db.sql("create table t (n int)")
+    stream.wait_confirmed(db)
+    assert stream.count == 0
+
+
+def test_case_32_columns_come_go_and_change_between_and_inside_transactions(db, herald):
+    db.sql("create table t (id int primary key, a text)")
+    stream = herald(db)
+    db.sql("insert into t values (1, 'x')")
+    db.transaction("insert into t values (2, 'y')", "alter table t add b int default 7",
+                   "insert into t values (3, 'z', 8)", "alter table t rename a to c",
+                   "insert into t values (4, 'w', 9)", "alter table t drop b",
+                   "alter table t alter c type int using length(c)", "insert into t values (5, 10)")
+    assert [e["new"] for e in stream.wait_for(5)] == [
+        {"id": 1, "a": "x"}, {"id": 2, "a": "y"}, {"id": 3, "a": "z", "b": 8},
+        {"id": 4, "c": "w", "b": 9}, {"id": 5, "c": 10}]
+
+
+def test_case_33_tables_are_renamed_moved_and_made_anew(db, herald):
+    db.sql("create table t (id int primary key); create schema s")
+    stream = herald(db)
+    db.sql("insert into t values (1)")
+    db.sql("alter table t rename to u")
+    db.sql("insert into u values (2)")
+    db.sql("alter table u set schema s")
+    db.sql("insert into s.u values (3)")
+    db.sql("drop table s.u; create table s.u (id int primary key, v text)")
+    db.sql("insert into s.u values (4, 'new')")
+    events = stream.wait_for(4)
+    assert [(e["schema"], e["table"]) for e in events] == [
+        ("public", "t"), ("public", "u"), ("s", "u"), ("s", "u")]
+    assert events[3]["new"] == {"id": 4, "v": "new"}
+
+
+PARTITIONS = """create table p (id int, v text, primary key (id)) partition by range (id);
+    create table p1 partition of p for values from (0) to (10);
+    create table p2 (v text, gone int, id int not null primary key); alter table p2 drop gone;
+    alter table p attach partition p2 for values from (10) to (20)"""
+
+
+def test_cases_34_to_38_partitions_by_leaf(db, herald):
+    # Given partitions, one with another order of columns and a dropped one
+    db.sql(PARTITIONS)
+    stream = herald(db)
+
+    # when rows are born, move to the other partition, and the whole is emptied
+    db.sql("insert into p values (1, 'a')")
+    db.sql("update p set id = 11")
+    db.sql("truncate p")
+    db.sql("create table p3 partition of p for values from (20) to (30); insert into p values (21, 'c')")
+    db.sql("alter table p detach partition p3; insert into p3 values (22, 'd')")
+
+    # then events carry the leaves' names, a move is a delete and an insert
+    events = stream.wait_for(7)
+    assert [(e["action"], e["table"]) for e in events] == [
+        ("insert", "p1"), ("delete", "p1"), ("insert", "p2"), ("truncate", "p1"), ("truncate", "p2"),
+        ("insert", "p3"), ("insert", "p3")]
+    assert events[2]["new"] == {"id": 11, "v": "a"}
+
+
+def test_cases_34_to_38_partitions_by_root(db, herald):
+    db.sql(PARTITIONS)
+    db.sql("create publication rooted for table p with (publish_via_partition_root)")
+    stream = herald(db, "--publication", "rooted")
+    db.sql("insert into p values (1, 'a')")
+    db.sql("update p set id = 11")
+    db.sql("truncate p")
+    events = stream.wait_for(4)
+    assert [(e["action"], e["table"]) for e in events] == [
+        ("insert", "p"), ("delete", "p"), ("insert", "p"), ("truncate", "p")]
+    assert events[2]["new"] == {"id": 11, "v": "a"}
+
+
+def test_case_39_odd_names_and_many_columns(db, herald):
+    name = 'a "b" . \\ \n é 😀'
+    quoted = '"' + name.replace('"', '""') + '"'
+    db.sql(f"create schema {quoted}; create table {quoted}.{quoted} ({quoted} int primary key)")
+    db.sql("create table none ()")
+    db.sql("create table wide (" + ", ".join(f"c{i} int" for i in range(1600)) + ")")
+    stream = herald(db, "--tables", f"{quoted}.{quoted},public.*")
+    db.sql(f"insert into {quoted}.{quoted} values (1)")
+    db.sql("insert into none default values")
+    db.sql("insert into wide select " + ", ".join(str(i) for i in range(1600)))
+    odd, none, wide = stream.wait_for(3)
+    assert (odd["schema"], odd["table"], odd["new"]) == (name, name, {name: 1})
+    assert none["new"] == {}
+    assert wide["new"] == {f"c{i}": i for i in range(1600)}
+
+
+def test_case_41_column_lists_and_row_filters_of_a_users_publication(db, herald):
+    db.sql("create table t (id int primary key, shown text, hidden text)")
+    db.sql("create publication mine for table t (id, shown) where (id < 10)")
+    stream = herald(db, "--publication", "mine")
+    db.sql("insert into t values (1, 'a', 'b'), (20, 'c', 'd')")
+    db.sql("update t set id = 30 where id = 1")   # leaves the filter
+    db.sql("update t set id = 2 where id = 20")   # enters it
+    events = stream.wait_for(3)
+    assert [(e["action"], e.get("new")) for e in events] == [
+        ("insert", {"id": 1, "shown": "a"}), ("delete", None), ("insert", {"id": 2, "shown": "c"})]
+
+
+def test_case_41_a_publication_changes_while_it_is_used(db, herald):
+    db.sql("create table a (n int); create table b (n int); create publication mine for table a")
+    stream = herald(db, "--publication", "mine")
+    db.sql("insert into a values (1)")
+    db.sql("insert into b values (1)")
+    db.sql("alter publication mine add table b")
+    db.sql("insert into b values (2)")
+    db.sql("alter publication mine drop table a")
+    db.sql("insert into a values (2)")
+    db.sql("insert into b values (3)")
+    assert [(e["table"], e["new"]["n"]) for e in stream.wait_for(3)] == [("a", 1), ("b", 2), ("b", 3)]
+
+
+def test_case_42_tables_that_come_later_have_events(db, herald):
+    stream = herald(db)
+    db.sql("create table later (n int); insert into later values (1)")
+    assert stream.wait_for(1)[0]["table"] == "later"
+
+
+def test_case_43_stored_generated_columns_follow_the_publication(db, herald):
+    db.sql("create table g (a int primary key, b int generated always as (a * 2) stored)")
+    stream = herald(db)
+    db.sql("insert into g values (1)")
+    assert stream.wait_for(1)[0]["new"] == {"a": 1}
+
+
+def test_patterns_and_actions_choose_events(db, herald, tmp_path):
+    db.sql('create table users (n int primary key); create table "Logs" (n int); create table x (n int)')
+    stream = herald(db, "--tables", "public.*,!public.x", "--actions", "insert,delete")
+    for table in ("users", '"Logs"', "x"):
+        db.sql(f"insert into {table} values (1)")
+    db.sql("update users set n = 2")
+    db.sql("delete from users")
+    events = stream.wait_for(3)
+    assert [(e["action"], e["table"]) for e in events] == [
+        ("insert", "users"), ("insert", "Logs"), ("delete", "users")]
+    assert stream.count == 3
+
+
+def test_named_tables_are_pushed_into_the_publication(db, herald):
+    db.sql("create table a (n int); create table b (n int)")
+    herald(db, "--tables", "public.a", "--actions", "insert")
+    assert db.sql("select tablename from pg_publication_tables") == [("a",)]
+    assert db.sql("select pubinsert, pubupdate, pubtruncate from pg_publication") == [(True, False, False)]
+
+
+def test_replaying_the_file_rebuilds_the_tables(db, herald, tmp_path):
+    """A random workload; then the events are applied to empty copies, and both are equal."""
+    import random
+    luck = random.Random(11)
+    db.sql("create table a (id int primary key, v text); create table b (id int primary key, v text)")
+    path = tmp_path / "out.json"
+    stream = herald(db, file=path)
+    alive = {"a": set(), "b": set()}
+    for step in range(400):
+        table = luck.choice("ab")
+        new, old = luck.randrange(1, 200), luck.choice(sorted(alive[table]) or [0])
+        action = luck.choice(("insert", "insert", "update", "key", "delete", "rollback", "truncate"))
+        if action == "insert" and new not in alive[table]:
+            db.sql(f"insert into {table} values ({new}, 'v{step}')")
+            alive[table].add(new)
+        elif action == "update" and old:
+            db.sql(f"update {table} set v = 'u{step}' where id = {old}")
+        elif action == "key" and old and new not in alive[table]:
+            db.sql(f"update {table} set id = {new} where id = {old}")
+            alive[table] ^= {old, new}
+        elif action == "delete" and old:
+            db.sql(f"delete from {table} where id = {old}")
+            alive[table].discard(old)
+        elif action == "rollback":
+            db.sql(f"begin; delete from {table}; savepoint s; insert into {table} values (999); rollback")
+        elif action == "truncate" and step % 10 == 0:
+            db.sql(f"truncate {table}")
+            alive[table].clear()
+        if step == 200:
+            db.sql("alter table a add w int default 5; alter table a rename v to vv; alter table a rename vv to v")
+    stream.wait_confirmed(db)
+
+    copy = {"a": {}, "b": {}}
+    for event in stream.stop():
+        rows = copy[event["table"]]
+        if event["action"] == "truncate":
+            rows.clear()
+            continue
+        if "old" in event:
+            del rows[event["old"]["id"]]
+        if "new" in event:
+            rows[event["new"]["id"]] = event["new"]["v"]
+    for table in "ab":
+        assert sorted(copy[table].items()) == db.sql(f"select id, v from {table} order by id")
+
+
+def test_case_54_databases_in_other_encodings(server, herald):
+    # Given a LATIN1 database, and one that does not know its encoding and holds what is not UTF-8
+    latin = postgres.Database(server, "encoding 'LATIN1' template template0")
+    raw = postgres.Database(server, "encoding 'SQL_ASCII' template template0")
+    try:
+        streams = {}
+        for db in (latin, raw):
+            db.sql("create table t (v text)")
+            streams[db] = herald(db)
+        latin.connection.set_client_encoding("UTF8")
+        latin.sql("insert into t values ('Çelik ÿ')")
+        raw.sql("insert into t values (E'a\\xffb')")
+        raw.sql("insert into t values (E'\\xc3\\xa9')")
+
+        # then the one arrives as UTF-8, and the other's bytes that mean nothing are marked
+        assert streams[latin].wait_for(1)[0]["new"] == {"v": "Çelik ÿ"}
+        assert [e["new"]["v"] for e in streams[raw].wait_for(2)] == ["a\ufffdb", "é"]
+        for stream in streams.values():
+            stream.stop()
+    finally:
+        latin.drop()
+        raw.drop()
+
+
+def test_case_55_a_very_large_row_passes(db, herald, tmp_path):
+    db.sql("create table t (id int primary key, v text)")
+    path = tmp_path / "out.json"
+    stream = herald(db, file=path)
+    db.sql("insert into t values (1, repeat('0123456789', 10000000))")
+    db.sql("insert into t values (2, 'small')")
+    stream.wait_until(lambda: stream.count == 2, "both rows")
+    with open(path, "rb") as f:
+        first, second = (json.loads(line) for line in f)
+    assert len(first["new"]["v"]) == 100_000_000
+    assert second["new"]["v"] == "small"
