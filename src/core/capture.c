@@ -314,6 +314,9 @@ static int lost_session(struct capture *c, struct err *err)
 	bool busy = err->kind == ERR_BUSY && c->settings->wait;
 
 	c->was_busy |= busy;
+	/* the server's words for a type without a send function */
+	if (c->binary && strstr(err->msg, "no binary output function"))
+		c->decoder.binary_refused = true;
 	if (c->decoder.binary_refused) {
 		log_warn("%s; asking for text values instead", err->msg);
 		c->binary = c->decoder.binary_refused = false;
