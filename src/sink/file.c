@@ -120,26 +120,32 @@ static int resume_marked(struct sink *s, off_t size, struct err *err)
 	return 0;
 }
 
+/* Reads the last whole line's position and cuts what is behind it. */
+static int resume_lines(struct sink *s, int fd, off_t size, struct err *err)
+{
+	off_t end = last_newline(fd, size);
+	off_t begin = end > 0 ? last_newline(fd, end) + 1 : 0;
+
+	if (end >= 0 && read_position(s, fd, begin, end, err))
+		return -1;
+	if (end + 1 != size && ftruncate(fd, end + 1))
+		return fail(s, "cut the torn last line of", err);
+	return 0;
+}
+
 static int resume(struct sink *s, int fd, struct err *err)
 {
 	struct stat st;
-	off_t end, begin;
 
 	if (fstat(fd, &st))
 		return fail(s, "look at", err);
 	if (!S_ISREG(st.st_mode))
 		return 0;
-	if (!s->format->position && resume_marked(s, st.st_size, err))
+	if (s->format->position)
+		return resume_lines(s, fd, st.st_size, err);
+	if (resume_marked(s, st.st_size, err))
 		return -1;
-	if (st.st_size == 0 || fstat(fd, &st))
-		return 0;
-	end = last_newline(fd, st.st_size);
-	begin = end > 0 ? last_newline(fd, end) + 1 : 0;
-	if (end >= 0 && read_position(s, fd, begin, end, err))
-		return -1;
-	if (end + 1 != st.st_size && ftruncate(fd, end + 1))
-		return fail(s, "cut the torn last line of", err);
-	return 0;
+	return write_mark(s, err); /* from here on a crash cuts back to this */
 }
 
 static int file_open(struct sink *s, struct err *err)
