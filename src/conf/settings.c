@@ -2,6 +2,7 @@
 
 #include "base/strbuf.h"
 #include "base/url.h"
+#include "base/utf8.h"
 #include "conf/document.h"
 #include "conf/outputs.h"
 
@@ -365,22 +366,38 @@ static void mask_conninfo(struct strbuf *out, struct str s)
 	}
 }
 
-/* In double quotes, so that it is read back as the same text; dollars are doubled in values. */
+/* The code point of a valid sequence of n bytes. */
+static unsigned decode(const char *p, size_t n)
+{
+	unsigned c = (unsigned char)p[0] & (n == 1 ? 0x7f : 0xff >> (n + 1));
+
+	for (size_t i = 1; i < n; i++)
+		c = c << 6 | ((unsigned char)p[i] & 0x3f);
+	return c;
+}
+
+/* What YAML refuses as it is or takes for the end of a line. */
+static bool must_escape(unsigned c)
+{
+	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 || c == 0xfeff ||
+	       c == 0xfffe || c == 0xffff;
+}
+
+/* In double quotes, so that it is read back as the same text; dollars are doubled in values. What
+ * is not UTF-8 cannot be said in YAML and becomes U+FFFD. */
 static void print_quoted(FILE *f, struct str s, bool is_key)
 {
-	fputc('"', f);
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char c = (unsigned char)s.p[i];
+	size_t n;
 
-		if (c < 0x20 || c == 0x7f) {
-			fprintf(f, "\\x%02x", c);
-			continue;
-		}
-		if (c == '"' || c == '\\')
-			fputc('\\', f);
-		if (c == '$' && !is_key)
-			fputc('$', f);
-		fputc(c, f);
+	fputc('"', f);
+	for (; s.n; s = str_from(s, n ? n : 1)) {
+		n = utf8_len(s.p, s.p + s.n);
+		if (n == 0 || must_escape(decode(s.p, n)))
+			fprintf(f, "\\u%04x", n ? decode(s.p, n) : 0xfffd);
+		else if (*s.p == '"' || *s.p == '\\' || (*s.p == '$' && !is_key))
+			fprintf(f, "%c%c", *s.p == '$' ? '$' : '\\', *s.p);
+		else
+			fwrite(s.p, 1, n, f);
 	}
 	fputc('"', f);
 }

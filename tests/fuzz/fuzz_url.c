@@ -14,9 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err;
 
 	url_mask(&masked, str_c(text));
-	if (url_parse(&url, &arena, text, &err) == 0 && url.password && strlen(url.password) > 9 &&
-	    !strchr(url.password, '*') && strstr(strbuf_cstr(&masked), url.password) &&
-	    !strstr(text + strlen(url.scheme) + 3, "@"))
+	if (url_parse(&url, &arena, text, &err) == 0 && url.password &&
+	    !strstr(strbuf_cstr(&masked), ":***@"))
 		abort();
 	strbuf_release(&masked);
 	arena_release(&arena);

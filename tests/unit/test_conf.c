@@ -338,6 +338,9 @@ static void test_printed_settings_can_be_read_again(void **state)
 	assert_int_equal(settings_set(&s, "to", "file:/a b?tables=x.y&format=pretty&z=$HOME", &err),
 			 0);
 	assert_int_equal(settings_set(&s, "to", "null:", &err), 0);
+	assert_int_equal(settings_set(&s, "name",
+				      "\xc3\xa9 \xc2\x85 \xe2\x80\xa8 \xef\xbb\xbf \x7f", &err),
+			 0);
 	assert_int_equal(settings_set(&s, "tags", "a$b=${c},d=", &err), 0);
 	assert_int_equal(settings_set(&s, "create", "false", &err), 0);
 	first = printed();
@@ -346,6 +349,7 @@ static void test_printed_settings_can_be_read_again(void **state)
 	second = printed();
 	assert_string_equal(first, second);
 	assert_string_equal(s.tables.v[0], "\"a,\t\\$b\".c");
+	assert_string_equal(s.name, "\xc3\xa9 \xc2\x85 \xe2\x80\xa8 \xef\xbb\xbf \x7f");
 	assert_string_equal(s.outputs[0].to, "file:/a b?z=$HOME");
 	assert_string_equal(s.outputs[1].tags.v[0], "a$b=${c}");
 	free(first);
