@@ -17,12 +17,14 @@ static void put_text(const char *text)
 	}
 }
 
-static void put_sentence(const char *text)
+/* Both together, with a capital and a full stop. */
+static void put_sentence(const char *before, const char *text)
 {
-	char first[] = { (char)toupper((unsigned char)*text), '\0' };
+	const char *first = *before ? before : text;
 
-	put_text(first);
-	put_text(text + 1);
+	putchar(toupper((unsigned char)*first));
+	put_text(first + 1);
+	put_text(*before ? text : "");
 	putchar('.');
 }
 
@@ -31,12 +33,10 @@ static bool is_true(const struct option *o)
 	return o->def && strcmp(o->def, "true") == 0;
 }
 
-/* What is said of an option in either place. */
-static void put_body(const struct option *o, const char *before)
+/* What is said of an option in either place, up to the end of its line. */
+static void put_body(const struct option *o)
 {
-	printf("\t%s", before);
-	put_sentence(o->help);
-	if (o->def && *o->def && o->type != OPTION_BOOL) {
+	if (o->def && *o->def && o->type != OPTION_BOOL && o->type != OPTION_INT) {
 		fputs(" Default: ", stdout);
 		put_text(o->def);
 		putchar('.');
@@ -45,9 +45,6 @@ static void put_body(const struct option *o, const char *before)
 		putchar(' ');
 		put_text(o->more);
 	}
-	if (o->flags & OPTION_RELOAD)
-		fputs(" May change while running.", stdout);
-	fputs("\n\n", stdout);
 }
 
 static void put_value(const struct option *o)
@@ -72,8 +69,10 @@ static void put_options(const char *verb)
 			printf("*--%s%s*", is_true(o) ? "no-" : "", o->name);
 		if (o->type != OPTION_BOOL && strcmp(o->name, "connection") != 0)
 			put_value(o);
-		putchar('\n');
-		put_body(o, is_true(o) ? "Turns this off: " : "");
+		fputs("\n\t", stdout);
+		put_sentence(is_true(o) ? "do not " : "", o->help);
+		put_body(o);
+		fputs("\n\n", stdout);
 	}
 }
 
@@ -92,8 +91,11 @@ static void put_keys(void)
 			printf(" _true|false_ (%s)", o->def);
 		else
 			put_value(o);
-		putchar('\n');
-		put_body(o, option_of_output(o) ? "(Also in an output.) " : "");
+		fputs("\n\t", stdout);
+		put_sentence("", o->help);
+		put_body(o);
+		fputs(option_of_output(o) ? " Also in an output." : "", stdout);
+		fputs(o->flags & OPTION_RELOAD ? " May change while running.\n\n" : "\n\n", stdout);
 	}
 }
 
