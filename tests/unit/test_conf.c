@@ -1,5 +1,6 @@
 #include "cli/help.h"
 #include "conf/options.h"
+#include "encode/encode.h"
 #include "test.h"
 
 #include <ctype.h>
@@ -398,6 +399,23 @@ static void test_the_table_is_sound(void **state)
 	}
 }
 
+static void test_the_table_knows_the_formats_and_actions(void **state)
+{
+	const struct option *format = options_find(STR("format"), '-');
+	const struct option *action = options_find(STR("actions"), '-');
+	char names[200] = "";
+
+	for (size_t i = 0; encode_formats[i]; i++)
+		snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s", i ? "|" : "",
+			 encode_formats[i]->name);
+	assert_string_equal(names, format->arg);
+	names[0] = '\0';
+	for (int i = 0; i < ACTION_BEGIN; i++)
+		snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%.*s",
+			 i ? "|" : "", STR_ARG(action_names[i]));
+	assert_string_equal(names, action->arg);
+}
+
 int stream_run(const struct command *command, struct settings *settings)
 {
 	return 0;
@@ -500,6 +518,7 @@ int main(void)
 		CASE(test_printed_settings_can_be_read_again),
 		CASE(test_secrets_are_masked),
 		CASE(test_the_table_is_sound),
+		CASE(test_the_table_knows_the_formats_and_actions),
 		CASE(test_help_fits_a_screen_and_begins_with_an_example),
 		CASE(test_help_of_the_program_names_all_verbs),
 	};
