@@ -43,11 +43,11 @@ static bool is_number(struct str s)
 	bool digits = false;
 
 	p += p < end && *p == '-';
+	if (end - p > 1 && p[0] == '0' && p[1] != '.')
+		return false;
 	for (; p < end && *p >= '0' && *p <= '9'; p++)
 		digits = true;
-	if (p == end)
-		return digits;
-	return digits && *p != ' ' && json_valid(s);
+	return digits && (p == end || (end[-1] >= '0' && end[-1] <= '9' && json_valid(s)));
 }
 
 static bool write_number(const struct writer *w, const struct type *t, struct str text,
@@ -93,6 +93,15 @@ static bool write_date(const struct writer *w, const struct type *t, struct str 
 	       !__builtin_mul_overflow(days, TIME_DAY, &us) && put_epoch(us, out);
 }
 
+/* Whether the text is made of what times are made of, so that it needs no escaping. */
+static bool is_time(struct str s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] < ' ' || s.p[i] > 'C' || s.p[i] == '"')
+			return false;
+	return true;
+}
+
 /* "2020-01-02 03:04:05.6+00 BC" with a T for the blank and, where there is a zone, ":00" behind
  * it. The session's zone is UTC, so it is always "+00". */
 static bool write_timestamp(const struct writer *w, const struct type *t, struct str text,
@@ -105,7 +114,7 @@ static bool write_timestamp(const struct writer *w, const struct type *t, struct
 
 	if (w->o->timestamps == TIME_EPOCH_US && time_parse_timestamp(text, &us))
 		return put_epoch(us, out);
-	if (!blank || memchr(text.p, '"', text.n) || memchr(text.p, '\\', text.n))
+	if (!blank || !is_time(text))
 		return false;
 	date = (size_t)(blank - text.p);
 	zone = t->kind == TYPE_TIMESTAMPTZ ? memmem(blank, text.n - date, "+00", 3) : NULL;

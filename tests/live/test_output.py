@@ -233,7 +233,7 @@ def test_case_40_a_publication_that_goes_is_noticed(db, herald):
     db.sql("drop publication pgherald")
     db.sql("insert into a values (1)")
     assert stream.wait_exit() == 76
-    assert 'does not exist' in stream.err and "--from now" in stream.err
+    assert "--from now" in stream.err
 
 
 def test_no_create_creates_nothing(db, herald):
