@@ -146,6 +146,8 @@ static void test_wrong_arguments_are_usage_errors(void **state)
 	bad("stream", "--tables a,,b", ERR_USAGE, "empty item");
 	bad("stream", "--tables a.b.c", ERR_USAGE, "--tables: \"a.b.c\": it has more than one dot");
 	bad("stream", "--from 12", ERR_USAGE, "neither now nor an LSN");
+	bad("stream", "--from 1/", ERR_USAGE, "neither now nor an LSN");
+	bad("stream", "--from 1/2/3", ERR_USAGE, "neither now nor an LSN");
 	bad("stream", "--until 0/123456789", ERR_USAGE, "neither now nor an LSN");
 	bad("stream", "--tags x", ERR_USAGE, "not NAME=VALUE");
 	bad("stream", "--binary=perhaps", ERR_USAGE, "neither true nor false");
