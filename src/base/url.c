@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <strings.h>
 
+/* The value of a hex digit, or -1. */
 static int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -11,23 +12,27 @@ static int hex_digit(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* The byte that two hex digits behind a % say, or 0. */
+static int hex_byte(struct str s)
+{
+	int high = s.n > 2 ? hex_digit(s.p[1]) : -1, low = s.n > 2 ? hex_digit(s.p[2]) : -1;
+
+	return high < 0 || low < 0 ? 0 : high * 16 + low;
+}
+
 const char *url_decode(struct arena *arena, struct str s)
 {
 	char *copy = arena_alloc(arena, s.n + 1);
 	size_t n = 0;
 
-	for (size_t i = 0; i < s.n; i++) {
-		int c = (unsigned char)s.p[i];
+	while (s.n) {
+		bool encoded = s.p[0] == '%';
+		int c = encoded ? hex_byte(s) : s.p[0];
 
-		if (c == '%') {
-			if (s.n - i < 3 || hex_digit(s.p[i + 1]) < 0 || hex_digit(s.p[i + 2]) < 0)
-				return NULL;
-			c = hex_digit(s.p[i + 1]) << 4 | hex_digit(s.p[i + 2]);
-			i += 2;
-		}
 		if (c == 0)
 			return NULL;
 		copy[n++] = (char)c;
+		s = str_from(s, encoded ? 3 : 1);
 	}
 	return copy;
 }
@@ -35,7 +40,7 @@ const char *url_decode(struct arena *arena, struct str s)
 /* Takes what stands before the first `sep` (or all) off the front of *s. */
 static struct str take_until(struct str *s, char sep)
 {
-	const char *at = s->n ? memchr(s->p, sep, s->n) : NULL;
+	const char *at = s->p ? memchr(s->p, sep, s->n) : NULL;
 	struct str head = { s->p, at ? (size_t)(at - s->p) : s->n };
 
 	*s = str_from(*s, head.n + (at ? 1 : 0));

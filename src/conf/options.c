@@ -195,7 +195,8 @@ static size_t distance(struct str a, struct str b)
 		row[0] = i;
 		for (size_t j = 1; j <= b.n; j++) {
 			bool same = folded(a.p[i - 1]) == folded(b.p[j - 1]);
-			bool swapped = i > 1 && j > 1 && a.p[i - 1] == b.p[j - 2] && a.p[i - 2] == b.p[j - 1];
+			bool swapped = i > 1 && j > 1 && a.p[i - 1] == b.p[j - 2] &&
+				       a.p[i - 2] == b.p[j - 1];
 
 			row[j] = above[j - 1] + !same;
 			if (row[j] > above[j] + 1)

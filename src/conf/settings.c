@@ -236,7 +236,7 @@ static int look_ahead(struct settings *s, struct args a)
 		if (arg.positional && positional++)
 			return usage(&a, "there is one argument too many", arg.shown);
 		if (strcmp(arg.option->name, "config") == 0)
-			s->file = arena_copy(&s->arena, arg.value, strlen(arg.value));
+			s->file = arena_copy(&s->arena, arg.value, str_c(arg.value).n);
 	}
 	return found;
 }
