@@ -646,6 +646,7 @@ static int drain(struct capture *c, struct err *err)
 {
 	bool late = clock_ms() > c->drain_end_ms;
 
+	checkpoint_advance(&c->checkpoint, c->taken);
 	if (c->session.stream && report(c, false, err))
 		disconnect(c); /* what is not confirmed comes again */
 	if (!all_taken(c) && !late)

@@ -1,6 +1,9 @@
 """What the schema does to events: identities, TOAST, DDL, partitions, publications. Numbers are
 those of the acceptance cases."""
 import json
+import random
+
+import pytest
 
 import postgres
 
@@ -245,6 +248,8 @@ def test_case_39_odd_names_and_many_columns(db, herald):
 
 
 def test_case_41_column_lists_and_row_filters_of_a_users_publication(db, herald):
+    if db.server.version < 150000:
+        pytest.skip("column lists and row filters came with PostgreSQL 15")
     db.sql("create table t (id int primary key, shown text, hidden text)")
     db.sql("create publication mine for table t (id, shown) where (id < 10)")
     stream = herald(db, "--publication", "mine")
@@ -304,7 +309,6 @@ def test_named_tables_are_pushed_into_the_publication(db, herald):
 
 def test_replaying_the_file_rebuilds_the_tables(db, herald, tmp_path):
     """A random workload; then the events are applied to empty copies, and both are equal."""
-    import random
     luck = random.Random(11)
     db.sql("create table a (id int primary key, v text); create table b (id int primary key, v text)")
     path = tmp_path / "out.json"

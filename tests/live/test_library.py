@@ -1,0 +1,185 @@
+"""libpgherald: programs in C that use the installed header and library."""
+import os
+import subprocess
+
+import pytest
+
+import herald as program
+from postgres import wait_until
+
+ROOT = program.REPO
+BUILD = os.path.dirname(program.PROGRAM)
+
+SOURCE = r"""
+#include <pgherald.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct herald_stream *stream;
+static struct herald_position last;
+static int seen;
+
+static enum herald_answer on_insert(void *user, const struct herald_event *e)
+{
+	int64_t n, us;
+	double d;
+	int flag;
+	size_t len;
+	const unsigned char *bytes;
+
+	printf("%s %s.%s", herald_action_name(e), herald_schema(e), herald_table(e));
+	if (herald_int64(e, HERALD_NEW, herald_column(e, "n"), &n) == 0)
+		printf(" n=%lld", (long long)n);
+	if (herald_double(e, HERALD_NEW, herald_column(e, "d"), &d) == 0)
+		printf(" d=%g", d);
+	if (herald_bool(e, HERALD_NEW, herald_column(e, "f"), &flag) == 0)
+		printf(" f=%d", flag);
+	if (herald_time_us(e, HERALD_NEW, herald_column(e, "at"), &us) == 0)
+		printf(" at=%lld", (long long)us);
+	bytes = herald_bytes(e, HERALD_NEW, herald_column(e, "b"), &len);
+	if (bytes)
+		printf(" b=%zu:%02x", len, bytes[len - 1]);
+	printf(" t=%s", herald_text(e, HERALD_NEW, herald_column(e, "t"), NULL));
+	printf(" kinds=%d%d%d", herald_kind(e, HERALD_NEW, herald_column(e, "t")),
+	       herald_kind(e, HERALD_OLD, 0), herald_kind(e, HERALD_NEW, herald_column(e, "no")));
+	printf(" wrong=%d\n", herald_int64(e, HERALD_NEW, herald_column(e, "t"), &n));
+	fflush(stdout);
+	last = herald_position(e);
+	seen++;
+	return *(enum herald_answer *)user;
+}
+
+int main(int argc, char **argv)
+{
+	enum herald_answer answer = strcmp(argv[3], "later") == 0 ? HERALD_LATER
+				    : strcmp(argv[3], "stop") == 0 ? HERALD_STOP : HERALD_TAKEN;
+	int done = 0;
+
+	stream = herald_stream_new();
+	if (herald_stream_set(stream, "nonsense", "x") == 0 || !*herald_stream_error(stream))
+		return 2;
+	if (herald_stream_set(stream, "connection", argv[1]) || herald_stream_set(stream, "slot", argv[2]) ||
+	    herald_stream_on(stream, HERALD_INSERT, "public.t*", on_insert, &answer))
+		return 3;
+	if (herald_stream_fd(stream) < 0)
+		return 4;
+	while (done == 0 && seen < 3)
+		done = herald_stream_step(stream, 1000);
+	if (strcmp(argv[3], "later") == 0 && argc > 4)
+		herald_stream_acknowledge(stream, last);
+	if (done == 0) {
+		herald_stream_stop(stream);
+		done = herald_stream_run(stream) ? -1 : 1;
+	}
+	if (done < 0)
+		fprintf(stderr, "%s\n", herald_stream_error(stream));
+	herald_stream_free(stream);
+	return done < 0;
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory):
+    """The program above, linked with the library of the build under test."""
+    folder = tmp_path_factory.mktemp("lib")
+    (folder / "reader.c").write_text(SOURCE)
+    sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", *sanitize, f"-I{ROOT}/include",
+                    str(folder / "reader.c"), "-o", str(folder / "reader"), f"-L{BUILD}", "-lpgherald",
+                    f"-Wl,-rpath,{BUILD}"], check=True)
+    return str(folder / "reader")
+
+
+def start(reader, db, *args):
+    return subprocess.Popen([reader, db.conninfo, db.slot, *args], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=program.environment())
+
+
+def finish(process):
+    out, err = process.communicate(timeout=60)
+    program.check_sanitizers(["reader"], err)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def make(db):
+    db.sql("create table t (n bigint primary key, d numeric, f bool, at timestamptz, b bytea, t text)")
+    db.sql("create table other (n int)")
+
+
+def insert(db, n):
+    db.sql(f"insert into t values ({n}, 1.5, true, '2020-01-01 00:00:00.5+00', '\\x00ff', 'text {n}')")
+
+
+def ready(db):
+    wait_until(lambda: (db.slot_state() or {}).get("active"), "the slot to be active")
+
+
+def test_a_callback_reads_typed_values(db, reader):
+    make(db)
+    process = start(reader, db, "taken")
+    ready(db)
+    db.sql("insert into other values (1)")
+    for n in (9007199254740993, 2, 3):
+        insert(db, n)
+    lines = finish(process)
+    assert lines[0] == ("insert public.t n=9007199254740993 d=1.5 f=1 at=1577836800500000 b=2:ff "
+                        "t=text 9007199254740993 kinds=1000 wrong=-1")
+    assert [line.split()[2] for line in lines[1:]] == ["n=2", "n=3"]
+
+    # what was taken does not come again
+    process = start(reader, db, "taken")
+    ready(db)
+    for n in (4, 5, 6):
+        insert(db, n)
+    assert [line.split()[2] for line in finish(process)] == ["n=4", "n=5", "n=6"]
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_what_is_answered_later_counts_when_it_is_acknowledged(db, reader, acknowledged):
+    make(db)
+    process = start(reader, db, "later", *(["ack"] if acknowledged else []))
+    ready(db)
+    for n in (1, 2, 3):
+        insert(db, n)
+    finish(process)
+    for n in (4, 5, 6):
+        insert(db, n)
+    process = start(reader, db, "taken")
+    first = finish(process)[0].split()[2]
+    assert first == ("n=4" if acknowledged else "n=1")
+
+
+def test_stop_leaves_the_event_in_the_slot(db, reader):
+    make(db)
+    process = start(reader, db, "stop")
+    ready(db)
+    insert(db, 1)
+    assert len(finish(process)) == 1
+    insert(db, 2)
+    insert(db, 3)
+    process = start(reader, db, "taken")
+    assert [line.split()[2] for line in finish(process)] == ["n=1", "n=2", "n=3"]
+
+
+def test_the_actors_example_shows_old_and_new(db):
+    db.sql("create table actors (nconst text primary key, primaryname text)")
+    db.sql("alter table actors replica identity full; insert into actors values ('nm1', 'Fred')")
+    process = subprocess.Popen([f"{BUILD}/actors", db.conninfo], text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env=program.environment())
+    db.slot = "actors"
+    ready(db)
+    db.sql("update actors set primaryname = 'Fred Astaire'")
+    head = [process.stdout.readline() for _ in range(3)]
+    process.terminate()
+    finish(process)
+    assert head[0].endswith(" public.actors\n")
+    assert head[2] == "  primaryname: Fred -> Fred Astaire\n"
+
+
+def test_only_the_public_names_are_exported():
+    names = subprocess.run(["nm", "-D", "--defined-only", f"{BUILD}/libpgherald.so"], text=True,
+                           capture_output=True, check=True).stdout.split("\n")
+    exported = [line.split()[2] for line in names if line]
+    assert exported and all(name.startswith("herald_") for name in exported)
