@@ -40,7 +40,7 @@ const char *url_decode(struct arena *arena, struct str s)
 /* Takes what stands before the first `sep` (or all) off the front of *s. */
 static struct str take_until(struct str *s, char sep)
 {
-	const char *at = s->p ? memchr(s->p, sep, s->n) : NULL;
+	const char *at = s->n ? memchr(s->p, sep, s->n) : NULL;
 	struct str head = { s->p, at ? (size_t)(at - s->p) : s->n };
 
 	*s = str_from(*s, head.n + (at ? 1 : 0));
@@ -170,7 +170,7 @@ static size_t scheme_len(struct str s)
 
 int url_parse(struct url *u, struct arena *arena, const char *text, struct err *err)
 {
-	struct str rest = str_c(text), path, authority;
+	struct str rest = { text, strlen(text) }, path, authority;
 	size_t n = scheme_len(rest);
 	char *scheme;
 
