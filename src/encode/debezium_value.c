@@ -34,6 +34,7 @@
 #include <endian.h>
 #include <inttypes.h>
 
+#define INT4_OID 23
 #define FLOAT8_OID 701
 
 #define UNAVAILABLE "__debezium_unavailable_value"
@@ -88,7 +89,7 @@ static bool put_text(const struct call *c, struct strbuf *out)
 
 static bool put_oid(const struct call *c, struct strbuf *out)
 {
-	strbuf_str(out, c->text);
+	value_json(&usual, type_builtin(INT4_OID), c->text, out);
 	return true;
 }
 
@@ -344,10 +345,12 @@ static bool put_bytea(const struct call *c, struct strbuf *out)
 	if (!str_starts(hex, STR("\\x")))
 		return false;
 	hex = str_from(hex, 2);
+	if (is(c->o->binary_mode, "hex")) {
+		json_string(out, hex);
+		return true;
+	}
 	strbuf_ch(out, '"');
-	if (is(c->o->binary_mode, "hex"))
-		strbuf_str(out, hex);
-	else if (!base64_encode_hex(out, hex)) {
+	if (!base64_encode_hex(out, hex)) {
 		out->n--;
 		return false;
 	}
@@ -404,7 +407,7 @@ static void put_le(double v, char out[8])
 /* "(1.5,-2)"; wkb is the same as well-known binary: byte order 1, type 1, x, y. */
 static bool put_point(const struct call *c, struct strbuf *out)
 {
-	const char *comma = c->text.n > 2 ? memchr(c->text.p, ',', c->text.n) : NULL;
+	const char *comma = c->text.n > 2 ? memchr(c->text.p + 1, ',', c->text.n - 2) : NULL;
 	char wkb[21] = { 1, 1 };
 	struct str x, y;
 	double v;

@@ -33,9 +33,11 @@ static const char *put_json_string(struct strbuf *out, const char *p, const char
 		while (p < end && *p != '"' && *p != '\\')
 			p++;
 		put_ascii(out, (struct str){ run, (size_t)(p - run) });
-		if (end - p >= 2 && *p == '\\') {
-			strbuf_add(out, p, 2);
-			p += 2;
+		if (p < end && *p == '\\') {
+			size_t n = end - p > 1 ? 2 : 1;
+
+			strbuf_add(out, p, n);
+			p += n;
 		}
 	}
 	strbuf_ch(out, '"');
@@ -86,7 +88,10 @@ static void put_bytea(const struct encode_options *o, const struct type *type, s
 static void put_jsonb(const struct encode_options *o, const struct type *type, struct str text,
 		      struct strbuf *out)
 {
-	put_json(out, text);
+	if (json_valid(text))
+		put_json(out, text);
+	else
+		json_string_ascii(out, text);
 }
 
 static void put_array(const struct encode_options *o, const struct type *type, struct str text,

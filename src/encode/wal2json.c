@@ -11,6 +11,7 @@
 #include "encode/row.h"
 #include "encode/value.h"
 
+#define INT4_OID 23
 #define OID_OID 26
 
 static bool is_bare(const struct type *type)
@@ -41,7 +42,7 @@ static void put_value(const struct encode_options *o, const struct column *c, co
 	else if (is_bare(type))
 		value_json(o, type, text, out);
 	else if (type->oid == OID_OID)
-		strbuf_str(out, text);
+		value_json(o, type_builtin(INT4_OID), text, out);
 	else if (type->kind == TYPE_BYTEA && str_starts(text, STR("\\x")))
 		json_string(out, str_from(text, 2));
 	else

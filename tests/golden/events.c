@@ -212,6 +212,11 @@ static void add_types(void)
 	    { "iv2", 1186, .new = "-1 years -2 mons +3 days -00:00:00.5" });
 	ROW("before_1970", ACTION_INSERT, "times", 'd', NEW,
 	    { "ts", 1114, .new = "1969-12-31 23:59:59.9995" });
+	/* never seen from a healthy server */
+	ROW("broken", ACTION_INSERT, "broken", 'd', NEW, { "jb", 3802, .new = "\"\\" },
+	    { "o", 26, .new = "x" }, { "ia", 1007, .new = "{1,,2}" },
+	    { "d", 1082, .new = "2020-02-30" }, { "by", 17, .new = "\\xabc" },
+	    { "p", 600, .new = "(1)" });
 	ROW("specials", ACTION_INSERT, "specials", 'd', NEW, { "id", 23, .new = "1", .flags = 'k' },
 	    { "f", 701, .new = "NaN" }, { "g", 700, .new = "-Infinity" },
 	    { "n", 1700, .new = "Infinity" }, { "m", 1700, "numeric(10,2)", 655366, .new = "NaN" },
