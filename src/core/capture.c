@@ -232,9 +232,9 @@ void capture_acknowledge(struct capture *c, struct position p)
 static void log_condition(const struct output *o, enum sink_condition was, const struct err *why)
 {
 	if (o->condition == SINK_RETRYING)
-		log_warn("output %s is down, trying again: %s", o->sink->url, why->msg);
+		log_warn("output %s is down, trying again: %s", o->sink->label, why->msg);
 	else if (o->condition == SINK_OPEN && was == SINK_RETRYING)
-		log_info("output %s is back", o->sink->url);
+		log_info("output %s is back", o->sink->label);
 }
 
 /* Looks how the outputs do. Fails when one has failed for good. */
@@ -250,7 +250,7 @@ static int look_at_outputs(struct capture *c, struct err *err)
 		o->condition = sink_condition(o->sink, err);
 		opened &= o->condition == SINK_OPEN || o->condition == SINK_ENDED;
 		if (o->condition == SINK_FAILED)
-			return err_add(err, "output %s", o->sink->url);
+			return err_add(err, "output %s", o->sink->label);
 		if (o->condition != was)
 			log_condition(o, was, err);
 	}
@@ -580,7 +580,7 @@ static void watch_blocked(struct capture *c, bool room)
 		for (size_t i = 0; i < c->noutputs; i++)
 			if (!c->outputs[i].batch)
 				log_warn("waiting for output %s, which takes nothing more",
-					 c->outputs[i].sink->url);
+					 c->outputs[i].sink->label);
 	}
 }
 

@@ -153,6 +153,9 @@ static int file_open(struct sink *s, struct err *err)
 	struct file *f = s->state;
 
 	f->mark = -1;
+	if (strchr(s->url, '?'))
+		return err_set(err, ERR_CONFIG, "%s is no option: %s", strchr(s->url, '?') + 1,
+			       s->label);
 	f->fd = open(s->url + 5, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (f->fd < 0)
 		return fail(s, "open", err);

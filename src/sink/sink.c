@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/url.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -310,15 +311,30 @@ static void sink_free(struct sink *s)
 	pthread_mutex_destroy(&s->lock);
 	close(s->wake);
 	free(s->url);
+	free(s->label);
 	free(s->state);
 	free(s);
 }
 
+static char *mask(const char *url)
+{
+	struct strbuf b = { 0 };
+
+	url_mask(&b, str_c(url));
+	strbuf_cstr(&b);
+	return b.p;
+}
+
 int sink_check(const char *url, struct err *err)
 {
+	char *label;
+
 	if (find_driver(url))
 		return 0;
-	return err_set(err, ERR_CONFIG, "no output knows \"%s\"; see pgherald stream --help", url);
+	label = mask(url);
+	err_set(err, ERR_CONFIG, "no output knows \"%s\"; see pgherald stream --help", label);
+	free(label);
+	return -1;
 }
 
 struct sink *sink_start(const char *url, const struct format *format, int progress, struct err *err)
@@ -333,6 +349,7 @@ struct sink *sink_start(const char *url, const struct format *format, int progre
 	s = mem_alloc(sizeof(*s));
 	s->driver = driver;
 	s->url = mem_strdup(url);
+	s->label = mask(url);
 	s->format = format;
 	s->state = mem_alloc(driver->state_size);
 	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -73,6 +73,7 @@ enum sink_condition { SINK_OPENING, SINK_OPEN, SINK_RETRYING, SINK_FAILED, SINK_
 struct sink {
 	const struct sink_driver *driver;
 	char *url;
+	char *label;                 /* the URL without secrets, for people */
 	const struct format *format; /* for drivers that read back what they hold */
 	void *state;
 	struct position held; /* the last position that the destination holds; 0: none or unknown */

@@ -1,5 +1,5 @@
-/* Texts of every kind of type: arrays, records, hstore, times, numbers. Whatever comes in, one valid
- * JSON value on one line comes out. The first byte chooses the type. */
+/* Texts of every kind of type: arrays, records, hstore, times, numbers. Whatever comes in, one
+ * valid JSON value on one line comes out. The first byte chooses the type. */
 #include "base/json.h"
 #include "base/utf8.h"
 #include "encode/value.h"
@@ -8,10 +8,12 @@
 
 static const struct type *choose(uint8_t i)
 {
-	static const uint32_t builtin[] = { 16, 20, 23, 25, 1700, 701, 1082, 1114, 1184, 17, 1009, 1007, 1231,
-					    1185, 1020, 22, 3904, 199 };
+	static const uint32_t builtin[] = { 16, 20,   23,   25,   1700, 701,  1082, 1114, 1184,
+					    17, 1009, 1007, 1231, 1185, 1020, 22,   3904, 199 };
 	static struct field fields[3];
-	static struct type record = { .kind = TYPE_RECORD, .fields = fields, .nfields = 3, .delim = ',' };
+	static struct type record = {
+		.kind = TYPE_RECORD, .fields = fields, .nfields = 3, .delim = ','
+	};
 	static struct type records = { .kind = TYPE_ARRAY, .elem = &record, .delim = ',' };
 	static struct type hstore = { .kind = TYPE_HSTORE, .delim = ',' };
 	const struct type *made[] = { &record, &records, &hstore };
