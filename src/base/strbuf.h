@@ -61,4 +61,10 @@ static inline struct str strbuf_view(const struct strbuf *b)
 	return (struct str){ b->p, b->n };
 }
 
+/* The content from `at` on. */
+static inline struct str strbuf_since(const struct strbuf *b, size_t at)
+{
+	return b->n > at ? (struct str){ b->p + at, b->n - at } : STR("");
+}
+
 #endif

@@ -122,7 +122,7 @@ static void on_files(struct streamer *s)
 
 	while (read(s->watch.fd, buf, sizeof(buf)) > 0)
 		;
-	if (file_changed(&s->watch, s->current->file))
+	if (s->current->file && file_changed(&s->watch, s->current->file))
 		s->reload_wanted = true;
 }
 

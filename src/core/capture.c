@@ -358,14 +358,17 @@ static int set_until(struct capture *c, struct err *err)
 
 static int connect_session(struct capture *c, struct err *err)
 {
-	struct session_past past = { .connected = c->connected_once,
+	struct session_past past = { .settings = c->settings,
+				     .source = &c->source,
+				     .arena = &c->arena,
+				     .connected = c->connected_once,
 				     .outputs_hold = outputs_hold(c),
 				     .was_busy = c->was_busy,
 				     .binary = c->binary,
 				     .confirmed = c->checkpoint.confirmed,
 				     .stop = &c->stop };
 
-	if (session_open(&c->session, c->settings, &past, &c->source, &c->arena, err))
+	if (session_open(&c->session, &past, err))
 		return lost_session(c, err);
 	if (set_until(c, err))
 		return -1;

@@ -19,10 +19,9 @@ static struct str keep(struct arena *a, const char *s)
 }
 
 /* Fills the source the first time; later, the server must be the same. */
-static int identify(struct session *s, PGconn *repl, const struct settings *settings,
-		    const struct session_past *past, struct source *source, struct arena *arena,
-		    struct err *err)
+static int identify(struct session *s, PGconn *repl, const struct session_past *past, struct err *err)
 {
+	struct source *source = past->source;
 	struct server_identity id;
 
 	if (server_identify(repl, &id, err))
@@ -38,9 +37,9 @@ static int identify(struct session *s, PGconn *repl, const struct settings *sett
 			       (unsigned long long)source->system_id);
 	}
 	source->system_id = id.system_id;
-	source->db = keep(arena, PQdb(repl));
-	source->slot = keep(arena, settings->slot);
-	source->name = settings->name ? keep(arena, settings->name) : source->db;
+	source->db = keep(past->arena, PQdb(repl));
+	source->slot = keep(past->arena, past->settings->slot);
+	source->name = past->settings->name ? keep(past->arena, past->settings->name) : source->db;
 	return 0;
 }
 
@@ -218,10 +217,9 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 	return choose_start(s, settings, past, &slot, err);
 }
 
-static int start(struct session *s, PGconn *repl, const struct settings *settings,
-		 const struct session_past *past, struct source *source, struct arena *arena,
-		 struct err *err)
+static int start(struct session *s, PGconn *repl, const struct session_past *past, struct err *err)
 {
+	const struct settings *settings = past->settings;
 	const char *encoding = PQparameterStatus(s->sql, "server_encoding");
 
 	s->text_is_unchecked = encoding && strcmp(encoding, "SQL_ASCII") == 0;
@@ -229,16 +227,16 @@ static int start(struct session *s, PGconn *repl, const struct settings *setting
 		return err_set(err, ERR_CONFIG,
 			       "PostgreSQL %d is too old: pgoutput needs 10 or later",
 			       PQserverVersion(s->sql) / 10000);
-	if (identify(s, repl, settings, past, source, arena, err) ||
+	if (identify(s, repl, past, err) ||
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
 	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
 		return -1;
 	return 0;
 }
 
-int session_open(struct session *s, const struct settings *settings, const struct session_past *past,
-		 struct source *source, struct arena *arena, struct err *err)
+int session_open(struct session *s, const struct session_past *past, struct err *err)
 {
+	const struct settings *settings = past->settings;
 	struct stream_start begin = { .slot = settings->slot,
 				      .publications = &settings->publication,
 				      .npublications = 1,
@@ -250,7 +248,7 @@ int session_open(struct session *s, const struct settings *settings, const struc
 	s->sql = conn_open(settings->connection, CONN_SQL, err);
 	if (s->sql)
 		repl = conn_open(settings->connection, CONN_REPLICATION, err);
-	if (!s->sql || !repl || start(s, repl, settings, past, source, arena, err)) {
+	if (!s->sql || !repl || start(s, repl, past, err)) {
 		PQfinish(repl);
 		session_close(s);
 		return -1;

@@ -19,8 +19,11 @@ struct session {
 	bool created_slot;
 };
 
-/* What was before this session. */
+/* What a session is for, and what was before it. */
 struct session_past {
+	const struct settings *settings;
+	struct source *source; /* id, database and version are filled in or, later, compared */
+	struct arena *arena;   /* for source's strings */
 	bool connected;     /* there was a session: the slot must exist, the server be the same */
 	bool outputs_hold;  /* an output holds events already: a missing slot is a gap */
 	bool was_busy;      /* since then another process has had the slot, as a standby does */
@@ -29,10 +32,8 @@ struct session_past {
 	const _Atomic int *stop; /* checked in long waits */
 };
 
-/* Connects, checks or creates publication and slot, starts the stream. source's id, database and
- * version are filled (strings in arena) or, when there was a session, compared. */
-int session_open(struct session *s, const struct settings *settings, const struct session_past *past,
-		 struct source *source, struct arena *arena, struct err *err) MUST_CHECK;
+/* Connects, checks or creates publication and slot, starts the stream. */
+int session_open(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,

@@ -143,7 +143,7 @@ static enum literal_token record_field(struct literal_record *r, struct strbuf *
 			strbuf_ch(scratch, *r->p++);
 		}
 	}
-	*value = (struct str){ scratch->p + at, scratch->n - at };
+	*value = strbuf_since(scratch, at);
 	return r->p < r->end ? LITERAL_VALUE : LITERAL_BAD;
 }
 
@@ -200,12 +200,13 @@ enum literal_token literal_hstore_next(struct literal_hstore *h, struct strbuf *
 	if (!hstore_word(h, scratch, &nkey) || !hstore_skip(h, STR("=>")))
 		return LITERAL_BAD;
 	if (hstore_skip(h, STR("NULL"))) {
-		*key = (struct str){ scratch->p + at, nkey };
+		*key = strbuf_since(scratch, at);
 		return LITERAL_NULL;
 	}
 	if (!hstore_word(h, scratch, &nvalue))
 		return LITERAL_BAD;
-	*key = (struct str){ scratch->p + at, nkey };
-	*value = (struct str){ scratch->p + at + nkey, nvalue };
+	*key = strbuf_since(scratch, at);
+	key->n = nkey;
+	*value = strbuf_since(scratch, at + nkey);
 	return LITERAL_VALUE;
 }

@@ -43,7 +43,7 @@ static uint32_t parse_tuple(struct pgoutput *p, struct cursor *c, uint32_t at)
 		c->bad = true;
 		return 0;
 	}
-	RESERVE(p->values, p->nvalues, at + n);
+	RESERVE(p->values, p->nvalues, at + n + 1); /* a row of no columns is a row */
 	for (uint32_t i = 0; i < n; i++)
 		parse_value(c, &p->values[at + i]);
 	return n;
@@ -66,7 +66,8 @@ static void parse_row(struct pgoutput *p, struct cursor *c, struct pgoutput_mess
 		m->ncols = parse_tuple(p, c, nold);
 		if (part != 'N' || (m->old_kind && m->ncols != nold))
 			c->bad = true;
-		m->new = p->values + nold;
+		if (!c->bad)
+			m->new = p->values + nold;
 	} else if (!m->old_kind) {
 		c->bad = true;
 	}

@@ -188,7 +188,7 @@ static void link_type(struct lookup *l, struct raw *raw)
 	if (raw->linked)
 		return;
 	raw->linked = true;
-	for (uint32_t i = 0; i < t->nfields; i++)
+	for (uint32_t i = 0; raw->fields && i < t->nfields; i++)
 		fields[i].type = part(l, raw->fields[i]);
 	if (raw->elem)
 		t->elem = part(l, raw->elem);
@@ -227,7 +227,7 @@ int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t
 			 query_fields(&l, begin, strbuf_cstr(&round), err);
 		for (size_t i = begin, end = l.n; i < end && !failed; i++) {
 			want(&l, &next, l.raws[i].elem);
-			for (uint32_t f = 0; f < l.raws[i].type->nfields; f++)
+			for (uint32_t f = 0; l.raws[i].fields && f < l.raws[i].type->nfields; f++)
 				want(&l, &next, l.raws[i].fields[f]);
 		}
 	}

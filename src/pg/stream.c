@@ -212,9 +212,10 @@ static int server_error(struct str body, struct err *err)
 	struct server_notice n = parse_notice(body);
 	char state[6] = "";
 
-	if (n.sqlstate.n == 5)
+	if (n.sqlstate.p && n.sqlstate.n == 5)
 		memcpy(state, n.sqlstate.p, 5);
-	if (strcmp(state, "42704") == 0 && memmem(n.message.p, n.message.n, "publication", 11))
+	if (strcmp(state, "42704") == 0 && n.message.p &&
+	    memmem(n.message.p, n.message.n, "publication", 11))
 		return err_set(
 			err, ERR_LOST,
 			"%.*s at the point of the WAL where the slot stands; create it, then go on "
@@ -230,7 +231,7 @@ static int server_notice(struct str body, struct err *err)
 {
 	struct server_notice n = parse_notice(body);
 
-	if (n.message.n && memmem(n.message.p, n.message.n, "skipped loading publication", 27))
+	if (n.message.p && memmem(n.message.p, n.message.n, "skipped loading publication", 27))
 		return err_set(err, ERR_LOST,
 			       "%.*s: its changes would be lost; create the publication, then "
 			       "start anew beyond this point with --from now",
