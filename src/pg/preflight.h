@@ -13,13 +13,18 @@ struct preflight_finding {
 	const char *check; /* "wal_level" */
 	enum preflight_level level;
 	const char *text;
-	const char *mend; /* SQL, or "" */
+	const char *mend; /* SQL statements, each on lines of its own with its semicolon, or "" */
 };
 
-/* Runs all checks and gives each finding to fn (its strings live until fn returns). Returns -1 only
- * when the server cannot be asked at all. */
+struct preflight_callback {
+	/* The finding's strings live until this returns. */
+	void (*finding)(void *user, const struct preflight_finding *f);
+	void *user;
+};
+
+/* Runs all checks and reports what they find. Changes nothing. Fails when the server cannot be
+ * asked, which is the last finding then. */
 int preflight_run(const char *conninfo, const char *slot, const char *publication,
-		  void (*fn)(void *user, const struct preflight_finding *f), void *user,
-		  struct err *err) MUST_CHECK;
+		  const struct preflight_callback *cb, struct err *err) MUST_CHECK;
 
 #endif
