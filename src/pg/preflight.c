@@ -207,7 +207,7 @@ static const struct {
 	{ "identity",
 	PUBLISHED
 	"SELECT 'warn', format('published tables without replica identity, where every UPDATE and "
-		"DELETE fails: %s: ', count(*)) || " NAMES ","
+		"DELETE fails (%s): ', count(*)) || " NAMES ","
 	"  " EACH("ALTER TABLE %s REPLICA IDENTITY FULL")
 	" FROM published p WHERE needs_identity AND relreplident <> 'f' AND NOT EXISTS ("
 	"    SELECT FROM pg_index i WHERE i.indrelid = p.oid AND i.indisvalid AND i.indimmediate"
@@ -231,7 +231,7 @@ static const struct {
 
 	{ "unlogged",
 	PUBLISHED
-	"SELECT 'info', format('unlogged tables, which have no events: %s: ', count(*)) || " NAMES ","
+	"SELECT 'info', format('unlogged tables, which have no events (%s): ', count(*)) || " NAMES ","
 	"  " EACH("ALTER TABLE %s SET LOGGED")
 	" FROM (SELECT format('%I.%I', nspname, relname) FROM publication, pg_class c"
 	"    JOIN pg_namespace n ON n.oid = relnamespace"
@@ -241,7 +241,7 @@ static const struct {
 	{ "row_security",
 	PUBLISHED
 	"SELECT 'info', format('published tables with row-level security, which does not hold for "
-		"events: %s: ', count(*)) || " NAMES ", ''"
+		"events (%s): ', count(*)) || " NAMES ", ''"
 	" FROM published WHERE relrowsecurity HAVING count(*) > 0" },
 };
 /* clang-format on */
