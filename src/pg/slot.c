@@ -54,6 +54,22 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	return 0;
 }
 
+int slot_others(PGconn *sql, const char *name, char *names, size_t size, struct err *err)
+{
+	const char *params[] = { name };
+	PGresult *res = conn_query(
+		sql, err,
+		"SELECT string_agg(slot_name, ', ' ORDER BY slot_name) FROM pg_replication_slots "
+		"WHERE plugin = 'pgoutput' AND database = current_database() AND slot_name <> $1",
+		1, params);
+
+	if (!res)
+		return -1;
+	snprintf(names, size, "%s", PQgetvalue(res, 0, 0));
+	PQclear(res);
+	return 0;
+}
+
 int slot_check(const struct slot_state *s, const char *name, const char *database, struct err *err)
 {
 	bool lost = strcmp(s->wal_status, "lost") == 0;

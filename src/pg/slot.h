@@ -20,6 +20,9 @@ struct slot_state {
 /* Reads the slot's state on an SQL connection. exists is false when there is none. */
 int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err) MUST_CHECK;
 
+/* The names of all other slots for pgoutput in this database, as a list for people; "" for none. */
+int slot_others(PGconn *sql, const char *name, char *names, size_t size, struct err *err) MUST_CHECK;
+
 /* Whether the slot can be used for the database: LOST with the reason and the mend when it was
  * invalidated, CONFIG when it belongs to another plugin or database. */
 int slot_check(const struct slot_state *s, const char *name, const char *database,
