@@ -323,7 +323,7 @@ static int lost_session(struct capture *c, struct err *err)
 		c->backoff_ms = 0;
 	} else if (err->kind != ERR_RETRY && !busy) {
 		return -1;
-	} else if (!c->down_logged) {
+	} else if (!c->down_logged && !c->stop) {
 		log_warn("%s; %s", err->msg, busy ? "waiting as a standby" : "trying again");
 		c->down_logged = true;
 	}

@@ -142,7 +142,7 @@ class Herald:
 
     def wait_ready(self, db, slot=None):
         """Waits until the stream has begun: what is committed from here on is an event."""
-        self.wait_until(lambda: (db.slot_state(slot) or {}).get("active"), "the slot to be active")
+        self.wait_until(lambda: db.is_streaming(slot), "the stream to begin")
         return self
 
     def wait_confirmed(self, db, lsn=None, slot=None):

@@ -275,6 +275,12 @@ class Database:
                        "from pg_replication_slots s where slot_name = %s", (slot or self.slot,))
         return row[0][0] if row else None
 
+    def is_streaming(self, slot=None):
+        """Whether somebody streams from the slot. It is active already while it is being made."""
+        return self.sql("select 1 from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid "
+                        "where s.slot_name = %s and r.state in ('catchup', 'streaming')",
+                        (slot or self.slot,)) != []
+
     def wal_lsn(self):
         """The end of the write-ahead log, as an integer."""
         return int(self.sql("select pg_current_wal_lsn() - '0/0'")[0][0])

@@ -113,7 +113,7 @@ def insert(db, n):
 
 
 def ready(db):
-    wait_until(lambda: (db.slot_state() or {}).get("active"), "the slot to be active")
+    wait_until(db.is_streaming, "the stream to begin")
 
 
 def test_a_callback_reads_typed_values(db, reader):
