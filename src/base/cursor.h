@@ -18,7 +18,9 @@ struct cursor {
 
 static inline struct cursor cursor_over(struct str s)
 {
-	return (struct cursor){ s.p, s.n ? s.p + s.n : s.p, false };
+	const char *p = s.n ? s.p : "";
+
+	return (struct cursor){ p, p + s.n, false };
 }
 
 static inline size_t cursor_left(const struct cursor *c)

@@ -1,6 +1,6 @@
 /*
- * Values in PostgreSQL's binary form (what each type's send function writes), made the text that its
- * output function gives under the settings that sessions are pinned to. Pure.
+ * Values in PostgreSQL's binary form (what each type's send function writes), made the text that
+ * its output function gives under the settings that sessions are pinned to. Pure.
  *
  * Source: the send and recv functions in PostgreSQL's src/backend/utils/adt; there is no chapter.
  */
