@@ -34,14 +34,12 @@
 #define STOP_DRAIN_MS 8000
 
 /* The server sends each row with a send() of its own, and a reader that wakes up for each makes
- * both sides slow. So while data flows (a read brought FLOWING_BYTES) we nap before the next read,
- * and the nap adapts: long enough to find many rows, short enough not to fill the socket's buffer,
- * which would stop the server. */
+ * both sides slow. So while data flows (a read brought FLOWING_BYTES) we nap before the next read:
+ * long enough to find many rows, short enough not to fill the socket's buffer, which would stop the
+ * server. Measured on a unix socket and on TCP, 0.1 ms is good for both; from 0.2 and 0.3 ms on
+ * they stall. */
 #define FLOWING_BYTES 1024
-#define NAP_MOST_NS 200000
-#define NAP_LEAST_NS 10000
-#define READ_LITTLE (12u << 10)
-#define READ_MUCH (32u << 10)
+#define NAP_NS 100000
 
 struct capture {
 	const struct settings *settings;
@@ -76,7 +74,6 @@ struct capture {
 	int epoll, progress, tick;
 	bool reading; /* the socket is in the epoll set */
 	bool flowing;
-	long nap_ns;
 	int64_t retry_ms;
 	int backoff_ms;
 	bool down_logged;
@@ -528,25 +525,16 @@ static int handle_messages(struct capture *c, struct err *err)
 	return 0;
 }
 
-static void adapt_nap(struct capture *c, size_t got)
-{
-	if (got > READ_MUCH && c->nap_ns > NAP_LEAST_NS)
-		c->nap_ns -= c->nap_ns / 4;
-	else if (got < READ_LITTLE && c->nap_ns < NAP_MOST_NS)
-		c->nap_ns += c->nap_ns / 4 + 1;
-}
-
 static int receive(struct capture *c, struct err *err)
 {
 	ssize_t n;
 
 	if (c->flowing)
-		nanosleep(&(struct timespec){ .tv_nsec = c->nap_ns }, NULL);
+		nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 	n = stream_fill(c->session.stream, err);
 	if (n < 0)
 		return -1;
 	c->flowing = n >= FLOWING_BYTES;
-	adapt_nap(c, (size_t)n);
 	if (n > 0) {
 		c->heard_ms = clock_ms();
 		c->pinged = false;
@@ -736,7 +724,6 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 
 	c->settings = s;
 	c->binary = s->binary;
-	c->nap_ns = NAP_MOST_NS / 2;
 	c->epoll = c->progress = c->tick = -1;
 	if (callback)
 		c->callback = *callback;
