@@ -1,6 +1,8 @@
 #include "pg/conn.h"
 
-#include <stdlib.h>
+#include "base/log.h"
+
+#include <stdio.h>
 #include <string.h>
 
 #define CONNECT_TIMEOUT "10"
@@ -52,52 +54,84 @@ static int fail(enum err_kind kind, const char *text, struct err *err)
 }
 
 /* libpq gives no SQLSTATE for a connection that failed; the server's words are in the text. What a
- * user has to mend is told from what may pass by these, in English as the client asks for. */
-static enum err_kind classify_connect(PGconn *conn)
-{
-	static const char *const needs_user[] = {
-		"password authentication failed",
-		"no password supplied",
-		"no pg_hba.conf entry",
-		"role \"",
-		"database \"",
-		"invalid connection option",
-		"certificate",
-		"must be superuser or replication role",
-		"permission denied to start WAL sender",
-		"authentication failed",
-	};
-	const char *text = PQerrorMessage(conn);
+ * user has to mend is told from what may pass by these; the first that fits decides, and adds what
+ * helps. */
+static const struct {
+	const char *words;
+	enum err_kind kind;
+	const char *help;
+} refusals[] = {
+	{ "too many connections", ERR_RETRY, "" },
+	{ "is not currently accepting", ERR_RETRY, "" },
+	{ "password authentication failed", ERR_CONFIG, "" },
+	{ "no password supplied", ERR_CONFIG, "" },
+	{ "no pg_hba.conf entry", ERR_CONFIG,
+	  "; add a line for it to pg_hba.conf and run: SELECT pg_reload_conf()" },
+	{ "unsupported startup parameter", ERR_CONFIG,
+	  "; connect to PostgreSQL itself, not through a pooler" },
+	{ "must be superuser or replication role", ERR_CONFIG, "; run: ALTER ROLE ... REPLICATION" },
+	{ "permission denied to start WAL sender", ERR_CONFIG, "; run: ALTER ROLE ... REPLICATION" },
+	{ "role \"", ERR_CONFIG, "" },
+	{ "database \"", ERR_CONFIG, "" },
+	{ "invalid connection option", ERR_CONFIG, "" },
+	{ "certificate", ERR_CONFIG, "" },
+	{ "authentication failed", ERR_CONFIG, "" },
+};
 
-	for (size_t i = 0; i < sizeof(needs_user) / sizeof(needs_user[0]); i++)
-		if (strstr(text, needs_user[i]) && !strstr(text, "is not currently accepting"))
-			return ERR_CONFIG;
-	return ERR_RETRY;
+static int fail_connect(PGconn *conn, struct err *err)
+{
+	const char *text = PQerrorMessage(conn);
+	size_t n;
+
+	fail(ERR_RETRY, text, err);
+	n = strlen(err->msg);
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (strstr(text, refusals[i].words)) {
+			err->kind = refusals[i].kind;
+			snprintf(err->msg + n, sizeof(err->msg) - n, "%s", refusals[i].help);
+			break;
+		}
+	return -1;
 }
 
+/* The warning that a publication was skipped must come (PostgreSQL 18), and what the user asked us
+ * to make must be made. */
 static const char *const pins =
 	"SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; "
 	"SET extra_float_digits = 3; SET bytea_output = 'hex'; SET statement_timeout = 0; "
 	"SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; "
-	"SET search_path = pg_catalog";
+	"SET search_path = pg_catalog; SET client_min_messages = 'warning'; "
+	"SET default_transaction_read_only = off";
+
+static int set(PGconn *conn, const char *sql, struct err *err)
+{
+	PGresult *res = conn_query(conn, err, sql, 0, NULL);
+
+	PQclear(res);
+	return res ? 0 : -1;
+}
 
 static int pin(PGconn *conn, enum conn_kind kind, struct err *err)
 {
 	const char *encoding = PQparameterStatus(conn, "server_encoding");
 	bool ascii = encoding && strcmp(encoding, "SQL_ASCII") == 0;
-	PGresult *res = conn_query(conn, err, pins, 0, NULL);
+	int version = PQserverVersion(conn);
 
-	PQclear(res);
-	if (!res)
+	if (set(conn, pins, err))
 		return -1;
 	if (PQsetClientEncoding(conn, ascii ? "SQL_ASCII" : "UTF8"))
 		return fail(ERR_RETRY, PQerrorMessage(conn), err);
-	if (kind == CONN_SQL && PQserverVersion(conn) >= 140000) {
-		res = conn_query(conn, err, "SET idle_session_timeout = 0", 0, NULL);
-		PQclear(res);
-		return res ? 0 : -1;
-	}
+	if (version >= 170000 && set(conn, "SET transaction_timeout = 0", err))
+		return -1;
+	if (kind == CONN_SQL && version >= 140000)
+		return set(conn, "SET idle_session_timeout = 0", err);
 	return 0;
+}
+
+/* libpq would write them to standard error as they are. */
+static void on_notice(void *user, const char *text)
+{
+	log_debug("PostgreSQL: %.*s", (int)strcspn(text, "\n"), text);
 }
 
 PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
@@ -116,10 +150,11 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 		keys[3] = NULL;
 	conn = PQconnectdbParams(keys, values, 1);
 	if (PQstatus(conn) != CONNECTION_OK) {
-		fail(classify_connect(conn), PQerrorMessage(conn), err);
+		fail_connect(conn, err);
 		PQfinish(conn);
 		return NULL;
 	}
+	PQsetNoticeProcessor(conn, on_notice, NULL);
 	if (pin(conn, kind, err)) {
 		PQfinish(conn);
 		return NULL;

@@ -1,9 +1,9 @@
 /*
  * Connections to PostgreSQL. Everything libpq takes is a conninfo here. Each session is pinned so
- * that no role or database setting can change a value: TimeZone=UTC, DateStyle=ISO,
- * IntervalStyle=postgres, extra_float_digits=3, bytea_output=hex, lc_monetary as it is,
- * statement_timeout=0, client_encoding=UTF8 (SQL_ASCII where the database is SQL_ASCII: the server
- * would refuse rows that are not UTF-8).
+ * that no role or database setting can change a value, end a long wait or hide a warning:
+ * TimeZone=UTC, DateStyle=ISO, IntervalStyle=postgres, extra_float_digits=3, bytea_output=hex,
+ * lc_monetary as it is, all timeouts off, client_min_messages=warning, client_encoding=UTF8
+ * (SQL_ASCII where the database is SQL_ASCII: the server would refuse rows that are not UTF-8).
  */
 #ifndef PGHERALD_CONN_H
 #define PGHERALD_CONN_H
