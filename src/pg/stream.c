@@ -7,6 +7,7 @@
 #include "pg/conn.h"
 
 #include <errno.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -51,6 +52,7 @@ static ssize_t receive(struct stream *s, char *p, size_t n, struct err *err)
 			return 0;
 		return broken(s, "reading from", err);
 	}
+	ERR_clear_error(); /* what libpq left there would be taken for ours */
 	got_tls = SSL_read(s->ssl, p, n > INT32_MAX ? INT32_MAX : (int)n);
 	if (got_tls > 0)
 		return got_tls;
@@ -79,6 +81,7 @@ static ssize_t transmit(struct stream *s, const char *p, size_t n, struct err *e
 			return 0;
 		return broken(s, "writing to", err);
 	}
+	ERR_clear_error();
 	put_tls = SSL_write(s->ssl, p, (int)n);
 	if (put_tls > 0)
 		return put_tls;
@@ -183,7 +186,8 @@ ssize_t stream_fill(struct stream *s, struct err *err)
 
 /* ErrorResponse and NoticeResponse: fields of one letter and a NUL-terminated string. */
 struct server_notice {
-	struct str sqlstate, message, detail, hint;
+	struct str severity, sqlstate; /* in no language */
+	struct str message, detail, hint;
 };
 
 static struct server_notice parse_notice(struct str body)
@@ -195,7 +199,9 @@ static struct server_notice parse_notice(struct str body)
 	while ((field = (char)cursor_u8(&c)) != 0) {
 		struct str text = cursor_cstr(&c);
 
-		if (field == 'C')
+		if (field == 'V')
+			n.severity = text;
+		else if (field == 'C')
 			n.sqlstate = text;
 		else if (field == 'M')
 			n.message = text;
@@ -226,12 +232,13 @@ static int server_error(struct str body, struct err *err)
 		       n.hint.n ? "; " : "", STR_ARG(n.hint));
 }
 
-/* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. */
+/* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. The state is
+ * object_not_in_prerequisite_state; the words depend on the server's language. */
 static int server_notice(struct str body, struct err *err)
 {
 	struct server_notice n = parse_notice(body);
 
-	if (n.message.p && memmem(n.message.p, n.message.n, "skipped loading publication", 27))
+	if (str_eq(n.severity, STR("WARNING")) && str_eq(n.sqlstate, STR("55000")))
 		return err_set(err, ERR_LOST,
 			       "%.*s: its changes would be lost; create the publication, then "
 			       "start anew beyond this point with --from now",
@@ -362,7 +369,7 @@ static int await_copy(struct stream *s, struct err *err)
 
 		if (stream_flush(s, err))
 			return -1;
-		if (s->in.n == s->at && poll(&pfd, 1, 1000) < 0 && errno != EINTR)
+		if (poll(&pfd, 1, 1000) < 0 && errno != EINTR)
 			return broken(s, "waiting for", err);
 		if (stream_fill(s, err) < 0)
 			return -1;
