@@ -101,11 +101,13 @@ static void blockers(PGconn *sql, char *who, size_t size)
 	struct err err;
 	PGresult *res = conn_query(
 		sql, &err,
-		"SELECT string_agg(format('pid %s (%s, transaction open for %s)', pid, "
-		"coalesce(nullif(application_name, ''), usename, backend_type), "
-		"date_trunc('second', clock_timestamp() - xact_start)), ', ' ORDER BY xact_start), "
-		"pg_is_in_recovery() FROM pg_stat_activity "
-		"WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()",
+		"SELECT string_agg(who, ', ' ORDER BY start), pg_is_in_recovery() FROM ("
+		"SELECT format('pid %s (%s, transaction open%s)', pid, "
+		"coalesce(nullif(application_name, ''), usename, backend_type), ' for ' || "
+		"date_trunc('second', clock_timestamp() - xact_start)), xact_start "
+		"FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() "
+		"UNION ALL SELECT format('prepared transaction %L', gid), prepared "
+		"FROM pg_prepared_xacts) s(who, start)",
 		0, NULL);
 
 	*who = '\0';
@@ -152,6 +154,36 @@ static int await(PGconn *repl, const struct slot_wait *wait, struct err *err)
 	return 0;
 }
 
+/* What makes creating a slot fail otherwise than other statements do. */
+static const struct {
+	const char *sqlstate;
+	enum err_kind kind;
+	const char *help;
+} refusals[] = {
+	{ "42710", ERR_RETRY, "" }, /* it exists: two processes raced */
+	{ "55000", ERR_CONFIG,
+	  "; run: ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL" },
+	{ "53400",
+	  ERR_CONFIG, "; drop a slot that nobody reads, or raise max_replication_slots and restart PostgreSQL" },
+	{ "0A000", ERR_CONFIG, "; connect to the primary" },
+};
+
+static void fail_create(PGresult *res, const char *name, struct err *err)
+{
+	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	enum err_kind kind = conn_classify(state);
+	const char *help = "";
+
+	for (size_t i = 0; state && i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (strcmp(state, refusals[i].sqlstate) == 0) {
+			kind = refusals[i].kind;
+			help = refusals[i].help;
+		}
+	err_set(err, kind, "cannot create slot \"%s\": %s%s", name,
+		text ? text : "the connection was lost", help);
+}
+
 int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
 		uint64_t *consistent_lsn, struct err *err)
 {
@@ -169,24 +201,10 @@ int slot_create(PGconn *repl, const char *name, bool temporary, const struct slo
 		return -1;
 	res = PQgetResult(repl);
 	failed = PQresultStatus(res) != PGRES_TUPLES_OK;
-	if (failed) {
-		const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-		const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-		bool raced = state && strcmp(state, "42710") == 0;
-		bool no_wal = state && strcmp(state, "55000") == 0;
-
-		err_set(err,
-			raced    ? ERR_RETRY
-			: no_wal ? ERR_CONFIG
-				 : conn_classify(state),
-			"cannot create slot \"%s\": %s%s", name,
-			text ? text : "the connection was lost",
-			no_wal ? "; run: ALTER SYSTEM SET wal_level = 'logical', then restart "
-				 "PostgreSQL"
-			       : "");
-	} else {
+	if (failed)
+		fail_create(res, name, err);
+	else
 		lsn_parse(str_c(PQgetvalue(res, 0, 1)), consistent_lsn);
-	}
 	PQclear(res);
 	while ((res = PQgetResult(repl)) != NULL)
 		PQclear(res);
