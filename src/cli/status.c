@@ -102,8 +102,10 @@ static void print_bytes(char *out, size_t size, const char *value)
 	double n = strtod(value, NULL);
 	size_t unit = 0;
 
-	for (; n >= 1024; n /= 1024)
+	while (n >= 1024) {
+		n /= 1024;
 		unit++;
+	}
 	snprintf(out, size, "%.*f %s", unit && n < 100 ? 1 : 0, n, units[unit]);
 }
 
