@@ -224,8 +224,10 @@ class Postgres:
         return self._version
 
     def log(self):
-        with open(self.log_path, errors="replace") as f:
+        """What the server has written; nothing once it is removed."""
+        with contextlib.suppress(FileNotFoundError), open(self.log_path, errors="replace") as f:
             return f.read()
+        return ""
 
 
 def execute(connection, text, params=None):
