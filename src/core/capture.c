@@ -1,9 +1,10 @@
 #include "core/capture.h"
 
+#include "base/backoff.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/checkpoint.h"
-#include "core/output.h"
+#include "core/fanout.h"
 #include "core/session.h"
 #include "decode/decoder.h"
 
@@ -15,13 +16,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define MAX_OUTPUTS 16
-
 /* Everything with a time of its own is looked at this often. */
 #define TICK_MS 200
 /* The slot is told of progress at most this often, and without progress this often. */
 #define STATUS_MOVED_MS 200
 #define STATUS_IDLE_MS 10000
+/* Outputs that remember what the slot is told are asked to do so at most this often. */
+#define MARK_MS 1000
 /* A server that is silent this long is asked for a sign of life; silent twice, it is gone. */
 #define SILENCE_MS 30000
 #define PUBLICATION_CHECK_MS 30000
@@ -45,12 +46,10 @@ struct capture {
 	const struct settings *settings;
 	struct capture_callback callback;
 	struct arena arena; /* source's strings */
-	struct arena filters;
 	struct source source;
 	struct session session;
 	struct decoder decoder;
-	struct output outputs[MAX_OUTPUTS];
-	size_t noutputs;
+	struct fanout outputs;
 	struct checkpoint checkpoint;
 
 	/* The callback counts as one more output, the last. */
@@ -64,7 +63,6 @@ struct capture {
 	int64_t events;
 	bool binary;
 	bool connected_once;
-	bool outputs_opened;
 	bool done; /* limit or until is reached */
 	bool draining;
 	int64_t drain_end_ms;
@@ -75,12 +73,14 @@ struct capture {
 	bool reading; /* the socket is in the epoll set */
 	bool flowing;
 	int64_t retry_ms;
-	int backoff_ms;
+	struct backoff backoff;
 	bool down_logged;
 	bool was_busy; /* another process had the slot since our last session */
 	int64_t status_ms, heard_ms, publication_ms;
 	int64_t blocked_ms; /* since when there is no room, 0: there is */
 	uint64_t told;      /* the LSN of the last status */
+	uint64_t marking;   /* the LSN that the outputs were last asked to remember */
+	int64_t mark_ms;    /* when */
 	bool pinged;
 
 	const struct settings *next_settings;
@@ -96,13 +96,10 @@ static void plan_relation(void *user, struct relation *rel)
 
 	if (!rel->output_wants)
 		rel->output_wants = mem_array(MAX_OUTPUTS + 1, sizeof(*rel->output_wants));
-	rel->wanted = 0;
-	for (size_t i = 0; i < c->noutputs; i++)
-		rel->output_wants[i] = filter_table(&c->outputs[i].filter, rel->schema, rel->name);
-	rel->output_wants[c->noutputs] =
+	rel->output_wants[c->outputs.n] =
 		c->callback.wants ? c->callback.wants(c->callback.user, rel) : 0;
-	for (size_t i = 0; i <= c->noutputs; i++)
-		rel->wanted |= rel->output_wants[i];
+	rel->wanted = rel->output_wants[c->outputs.n] |
+		      fanout_plan(&c->outputs, rel, rel->output_wants);
 }
 
 static int on_relation(void *user, struct relation *rel, struct arena *arena, struct err *err)
@@ -113,25 +110,17 @@ static int on_relation(void *user, struct relation *rel, struct arena *arena, st
 	return session_describe(&c->session, rel, arena, err);
 }
 
-static bool output_wants(const struct capture *c, size_t i, const struct event *e)
-{
-	if (e->rel)
-		return e->rel->output_wants[i] & ACTION_BIT(e->action);
-	return e->action != ACTION_MESSAGE ||
-	       c->outputs[i].filter.actions & ACTION_BIT(ACTION_MESSAGE);
-}
-
 static bool callback_wants(const struct capture *c, const struct event *e)
 {
 	if (!c->callback.event)
 		return false;
-	return !e->rel || e->rel->output_wants[c->noutputs] & ACTION_BIT(e->action);
+	return !e->rel || e->rel->output_wants[c->outputs.n] & ACTION_BIT(e->action);
 }
 
 /* Gives the event to the callback; false when it said stop. */
 static bool call_back(struct capture *c, const struct event *e)
 {
-	size_t i = c->noutputs;
+	size_t i = c->outputs.n;
 	enum capture_answer answer = c->callback.event(c->callback.user, e);
 
 	if (answer == CAPTURE_STOP)
@@ -146,14 +135,8 @@ static bool call_back(struct capture *c, const struct event *e)
 /* Hands an event to whoever wants it; returns false when the callback said stop. */
 static bool hand_on(struct capture *c, const struct event *e)
 {
-	bool wanted = false;
+	bool wanted = fanout_put(&c->outputs, e);
 
-	for (size_t i = 0; i < c->noutputs; i++) {
-		if (!output_wants(c, i, e))
-			continue;
-		output_put(&c->outputs[i], e);
-		wanted = true;
-	}
 	if (e->action == ACTION_BEGIN || e->action == ACTION_COMMIT)
 		return true;
 	if (callback_wants(c, e)) {
@@ -194,8 +177,7 @@ static int on_commit(void *user, uint64_t end_lsn, struct err *err)
 
 	if (c->done) /* the transaction was not handed on to its end */
 		return 0;
-	for (size_t i = 0; i < c->noutputs; i++)
-		c->given[i] = c->outputs[i].given;
+	fanout_given(&c->outputs, c->given);
 	checkpoint_push(&c->checkpoint, end_lsn, c->given);
 	c->done = (c->until && end_lsn >= c->until) || limit_reached(c);
 	return 0;
@@ -212,7 +194,7 @@ static void put_later(struct capture *c, struct position p)
 		c->later = mem_realloc(c->later, c->later_cap * sizeof(*c->later));
 	}
 	c->later[c->nlater++] = p;
-	c->given[c->noutputs]++;
+	c->given[c->outputs.n]++;
 }
 
 void capture_acknowledge(struct capture *c, struct position p)
@@ -223,45 +205,39 @@ void capture_acknowledge(struct capture *c, struct position p)
 		n++;
 	memmove(c->later, c->later + n, (c->nlater - n) * sizeof(*c->later));
 	c->nlater -= n;
-	c->taken[c->noutputs] += n;
+	c->taken[c->outputs.n] += n;
 }
 
-static void log_condition(const struct output *o, enum sink_condition was, const struct err *why)
+static bool all_taken(struct capture *c)
 {
-	if (o->condition == SINK_RETRYING)
-		log_warn("output %s is down, trying again: %s", o->sink->label, why->msg);
-	else if (o->condition == SINK_OPEN && was == SINK_RETRYING)
-		log_info("output %s is back", o->sink->label);
-}
-
-/* Looks how the outputs do. Fails when one has failed for good. */
-static int look_at_outputs(struct capture *c, struct err *err)
-{
-	bool opened = true;
-
-	for (size_t i = 0; i < c->noutputs; i++) {
-		struct output *o = &c->outputs[i];
-		enum sink_condition was = o->condition;
-
-		c->taken[i] = sink_taken(o->sink);
-		o->condition = sink_condition(o->sink, err);
-		opened &= o->condition == SINK_OPEN || o->condition == SINK_ENDED;
-		if (o->condition == SINK_FAILED)
-			return err_add(err, "output %s", o->sink->label);
-		if (o->condition != was)
-			log_condition(o, was, err);
-	}
-	c->outputs_opened |= opened;
-	checkpoint_advance(&c->checkpoint, c->taken);
-	return 0;
-}
-
-static bool all_taken(const struct capture *c)
-{
-	for (size_t i = 0; i < c->noutputs; i++)
-		if (c->taken[i] < c->outputs[i].given)
+	fanout_given(&c->outputs, c->given);
+	for (size_t i = 0; i <= c->outputs.n; i++)
+		if (c->taken[i] < c->given[i])
 			return false;
-	return c->taken[c->noutputs] >= c->given[c->noutputs];
+	return true;
+}
+
+/* What the slot may be told: taken by all, and remembered by the outputs that can. */
+static uint64_t tellable(const struct capture *c)
+{
+	uint64_t marked = fanout_marked(&c->outputs);
+	uint64_t lsn = marked < c->checkpoint.confirmed ? marked : c->checkpoint.confirmed;
+	uint64_t least = c->told > c->session.confirmed ? c->told : c->session.confirmed;
+
+	return lsn > least ? lsn : least;
+}
+
+/* Asks the outputs to remember what the slot shall be told. */
+static void mark(struct capture *c, bool now)
+{
+	int64_t ms = clock_ms();
+
+	if (c->checkpoint.confirmed == c->marking || (!now && ms - c->mark_ms < MARK_MS))
+		return;
+	c->marking = c->checkpoint.confirmed;
+	c->mark_ms = ms;
+	fanout_mark(&c->outputs,
+		    &(struct mark){ c->marking, c->source.system_id, c->source.timeline });
 }
 
 /* Tells the slot when it is time. */
@@ -273,7 +249,8 @@ static int report(struct capture *c, bool now, struct err *err)
 
 	if (c->session.sender_timeout_ms && c->session.sender_timeout_ms / 4 < wait)
 		wait = c->session.sender_timeout_ms / 4;
-	if (c->until || c->told != c->checkpoint.confirmed)
+	mark(c, now);
+	if (c->until || c->told != tellable(c))
 		wait = STATUS_MOVED_MS;
 	if (!now && ms - c->status_ms < wait)
 		return 0;
@@ -281,7 +258,7 @@ static int report(struct capture *c, bool now, struct err *err)
 	ping = ms - c->heard_ms >= SILENCE_MS || (c->until && !c->done);
 	c->pinged |= ping;
 	c->status_ms = ms;
-	c->told = c->checkpoint.confirmed;
+	c->told = tellable(c);
 	return stream_status(c->session.stream, c->told, ping, err);
 }
 
@@ -317,7 +294,7 @@ static int lost_session(struct capture *c, struct err *err)
 	if (c->decoder.binary_refused) {
 		log_warn("%s; asking for text values instead", err->msg);
 		c->binary = c->decoder.binary_refused = false;
-		c->backoff_ms = 0;
+		backoff_reset(&c->backoff);
 	} else if (err->kind != ERR_RETRY && !busy) {
 		return -1;
 	} else if (!c->down_logged && !c->stop) {
@@ -325,19 +302,8 @@ static int lost_session(struct capture *c, struct err *err)
 		c->down_logged = true;
 	}
 	disconnect(c);
-	c->retry_ms = clock_ms() + c->backoff_ms / 2 + rand() % (c->backoff_ms / 2 + 1);
-	c->backoff_ms = c->backoff_ms * 2 < BACKOFF_FIRST_MS  ? BACKOFF_FIRST_MS
-			: c->backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS
-							      : c->backoff_ms * 2;
+	c->retry_ms = clock_ms() + backoff_next(&c->backoff);
 	return 0;
-}
-
-static bool outputs_hold(const struct capture *c)
-{
-	for (size_t i = 0; i < c->noutputs; i++)
-		if (c->outputs[i].sink->held.lsn)
-			return true;
-	return false;
 }
 
 static int set_until(struct capture *c, struct err *err)
@@ -359,10 +325,11 @@ static int connect_session(struct capture *c, struct err *err)
 				     .source = &c->source,
 				     .arena = &c->arena,
 				     .connected = c->connected_once,
-				     .outputs_hold = outputs_hold(c),
+				     .outputs = &c->outputs,
 				     .was_busy = c->was_busy,
 				     .binary = c->binary,
 				     .confirmed = c->checkpoint.confirmed,
+				     .delivered = c->last.lsn,
 				     .stop = &c->stop };
 
 	if (session_open(&c->session, &past, err))
@@ -380,8 +347,8 @@ static int connect_session(struct capture *c, struct err *err)
 			 c->settings->slot, LSN_ARG(c->session.start));
 	c->connected_once = true;
 	c->down_logged = c->was_busy = false;
-	c->backoff_ms = 0;
-	c->told = 0;
+	backoff_reset(&c->backoff);
+	c->told = c->marking = 0;
 	c->status_ms = 0;
 	c->heard_ms = c->publication_ms = clock_ms();
 	c->pinged = false;
@@ -391,53 +358,12 @@ static int connect_session(struct capture *c, struct err *err)
 
 /* ---- outputs ---- */
 
-/* Prepares the settings' outputs without starting them. */
-static int prepare_outputs(const struct settings *s, struct output *outputs, struct arena *arena,
-			   struct err *err)
-{
-	if (s->noutputs > MAX_OUTPUTS)
-		return err_set(err, ERR_CONFIG, "%zu outputs are more than %d", s->noutputs,
-			       MAX_OUTPUTS);
-	for (size_t i = 0; i < s->noutputs; i++)
-		if (output_init(&outputs[i], s, &s->outputs[i], arena, err) ||
-		    sink_check(s->outputs[i].to, err))
-			return -1;
-	return 0;
-}
-
 static int start_outputs(struct capture *c, struct err *err)
 {
-	const struct settings *s = c->settings;
-
-	if (prepare_outputs(s, c->outputs, &c->filters, err))
+	if (fanout_start(&c->outputs, c->settings, c->progress, err))
 		return -1;
-	for (size_t i = 0; i < s->noutputs; i++) {
-		c->outputs[i].sink =
-			sink_start(s->outputs[i].to, c->outputs[i].format, c->progress, err);
-		if (!c->outputs[i].sink)
-			return -1;
-		c->noutputs++;
-	}
-	checkpoint_init(&c->checkpoint, c->noutputs + 1);
+	checkpoint_init(&c->checkpoint, c->outputs.n + 1);
 	return 0;
-}
-
-/* Returns whether all threads have ended; one that is stuck in a system call keeps its sink. */
-static bool close_outputs(struct capture *c)
-{
-	bool ended = true;
-
-	for (size_t i = 0; i < c->noutputs; i++)
-		if (c->outputs[i].sink)
-			sink_end(c->outputs[i].sink);
-	for (size_t i = 0; i < c->noutputs; i++) {
-		struct output *o = &c->outputs[i];
-
-		output_release(o);
-		ended &= sink_join(o->sink, 1000) == 0;
-	}
-	c->noutputs = 0;
-	return ended;
 }
 
 /* Takes the new settings once everything under the old ones is taken. */
@@ -445,14 +371,13 @@ static int swap_settings(struct capture *c, struct err *err)
 {
 	if (!all_taken(c) || c->decoder.in_transaction)
 		return 0;
-	close_outputs(c);
-	arena_release(&c->filters);
+	fanout_close(&c->outputs);
 	checkpoint_release(&c->checkpoint);
-	memset(c->outputs, 0, sizeof(c->outputs));
 	memset(c->given, 0, sizeof(c->given));
 	memset(c->taken, 0, sizeof(c->taken));
 	c->settings = c->next_settings;
 	c->next_settings = NULL;
+	c->marking = 0;
 	if (start_outputs(c, err))
 		return -1;
 	decoder_each_relation(&c->decoder, plan_relation, c);
@@ -462,16 +387,7 @@ static int swap_settings(struct capture *c, struct err *err)
 
 int capture_reload(struct capture *c, const struct settings *s, struct err *err)
 {
-	struct output trial[MAX_OUTPUTS] = { 0 };
-	struct arena arena = { 0 };
-	int failed = prepare_outputs(s, trial, &arena, err);
-
-	for (size_t i = 0; i < MAX_OUTPUTS; i++)
-		output_release(&trial[i]);
-	arena_release(&arena);
-	if (failed)
-		return -1;
-	if (settings_check_reload(c->settings, s, err))
+	if (fanout_check(s, err) || settings_check_reload(c->settings, s, err))
 		return -1;
 	c->next_settings = s;
 	return 0;
@@ -483,14 +399,6 @@ bool capture_reloading(const struct capture *c)
 }
 
 /* ---- one step ---- */
-
-static bool has_room(struct capture *c)
-{
-	for (size_t i = 0; i < c->noutputs; i++)
-		if (!output_has_room(&c->outputs[i]))
-			return false;
-	return true;
-}
 
 static int on_keepalive(struct capture *c, const struct stream_message *m, struct err *err)
 {
@@ -508,7 +416,7 @@ static int handle_messages(struct capture *c, struct err *err)
 {
 	struct stream_message m;
 
-	while (!c->done && has_room(c)) {
+	while (!c->done && fanout_has_room(&c->outputs)) {
 		if ((c->stop || c->next_settings) && !c->decoder.in_transaction)
 			return 0;
 		if (stream_next(c->session.stream, &m, err))
@@ -568,10 +476,7 @@ static void watch_blocked(struct capture *c, bool room)
 		c->blocked_ms = now;
 	} else if (c->blocked_ms > 0 && now - c->blocked_ms > SAY_WAITING_MS) {
 		c->blocked_ms = -1;
-		for (size_t i = 0; i < c->noutputs; i++)
-			if (!c->outputs[i].batch)
-				log_warn("waiting for output %s, which takes nothing more",
-					 c->outputs[i].sink->label);
+		fanout_say_full(&c->outputs);
 	}
 }
 
@@ -603,7 +508,7 @@ static bool wait_for_work(struct capture *c, int timeout_ms)
 /* With a session: receive, hand over, report. */
 static int serve(struct capture *c, bool readable, struct err *err)
 {
-	bool room = has_room(c);
+	bool room = fanout_has_room(&c->outputs);
 
 	watch_socket(c, room);
 	watch_blocked(c, room);
@@ -611,9 +516,7 @@ static int serve(struct capture *c, bool readable, struct err *err)
 		return -1;
 	if (room && readable && !c->done && receive(c, err))
 		return -1;
-	for (size_t i = 0; i < c->noutputs; i++)
-		if (!sink_busy(c->outputs[i].sink))
-			output_flush(&c->outputs[i]);
+	fanout_flush(&c->outputs, false);
 	if (c->next_settings && swap_settings(c, err))
 		return -1;
 	if (stream_flush(c->session.stream, err))
@@ -626,23 +529,20 @@ static void begin_drain(struct capture *c)
 	c->draining = true;
 	c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
 	watch_socket(c, false);
-	for (size_t i = 0; i < c->noutputs; i++) {
-		output_flush(&c->outputs[i]);
-		sink_end(c->outputs[i].sink);
-	}
+	fanout_drain(&c->outputs);
 }
 
-/* Keeps the connection alive until the outputs have taken what they were given. */
+/* Keeps the connection alive until the outputs have taken, and remembered, what they were given. */
 static int drain(struct capture *c, struct err *err)
 {
-	bool late = clock_ms() > c->drain_end_ms;
+	bool late = clock_ms() > c->drain_end_ms, taken = all_taken(c);
 
-	checkpoint_advance(&c->checkpoint, c->taken);
+	mark(c, taken);
 	if (c->session.stream && report(c, false, err))
 		disconnect(c); /* what is not confirmed comes again */
-	if (!all_taken(c) && !late)
+	if (!late && (!taken || (c->session.stream && tellable(c) < c->checkpoint.confirmed)))
 		return 0;
-	if (late && !all_taken(c))
+	if (!taken)
 		log_warn("some events were not taken in time; they stay in the slot");
 	if (c->session.stream && report(c, true, err) == 0)
 		stream_finish(c->session.stream, 2000);
@@ -664,14 +564,15 @@ int capture_step(struct capture *c, int timeout_ms, struct err *err)
 	bool pending = c->session.stream && c->reading && stream_pending(c->session.stream);
 	bool readable = wait_for_work(c, pending ? 0 : timeout_ms) || pending;
 
-	if (look_at_outputs(c, err))
+	if (fanout_look(&c->outputs, c->taken, err))
 		return -1;
+	checkpoint_advance(&c->checkpoint, c->taken);
 	if (c->draining)
 		return drain(c, err);
 	if (c->session.stream) {
 		if (serve(c, readable, err) && lost_session(c, err))
 			return -1;
-	} else if (c->outputs_opened && !c->stop && clock_ms() >= c->retry_ms) {
+	} else if (c->outputs.opened && !c->stop && clock_ms() >= c->retry_ms) {
 		if (connect_session(c, err))
 			return -1;
 	}
@@ -725,6 +626,7 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 	c->settings = s;
 	c->binary = s->binary;
 	c->epoll = c->progress = c->tick = -1;
+	c->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	if (callback)
 		c->callback = *callback;
 	decoder_init(&c->decoder, &c->source, &decoder_ops, c);
@@ -732,7 +634,6 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 		capture_close(c);
 		return NULL;
 	}
-	c->outputs_opened = c->noutputs == 0;
 	return c;
 }
 
@@ -741,12 +642,11 @@ void capture_close(struct capture *c)
 	if (!c)
 		return;
 	disconnect(c);
-	if (!close_outputs(c))
+	if (!fanout_close(&c->outputs))
 		c->progress = -1; /* still written to */
 	decoder_release(&c->decoder);
 	checkpoint_release(&c->checkpoint);
 	arena_release(&c->arena);
-	arena_release(&c->filters);
 	free(c->later);
 	for (size_t i = 0; i < 3; i++) {
 		int fd = ((int[]){ c->epoll, c->progress, c->tick })[i];

@@ -9,6 +9,7 @@
 #include "pg/server.h"
 #include "pg/slot.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 static struct str keep(struct arena *a, const char *s)
@@ -16,6 +17,41 @@ static struct str keep(struct arena *a, const char *s)
 	size_t n = strlen(s);
 
 	return (struct str){ arena_copy(a, s, n), n };
+}
+
+/* The server must be the one that `before` came from. After a failover it may have a new timeline,
+ * but one that holds all that was delivered: what is behind the place where it forked has other
+ * content under the same LSNs. */
+static int same_server(PGconn *repl, const struct server_identity *id, const struct mark *before,
+		       uint64_t delivered, struct err *err)
+{
+	uint64_t fork;
+
+	if (id->system_id != before->system_id)
+		return err_set(err, ERR_LOST,
+			       "this is another server: its system identifier is %" PRIu64
+			       ", it was %" PRIu64,
+			       id->system_id, before->system_id);
+	if (id->timeline == before->timeline)
+		return 0;
+	if (server_fork(repl, id->timeline, before->timeline, &fork, err))
+		return -1;
+	if (delivered < fork)
+		return 0;
+	return err_set(err, ERR_LOST,
+		       "this server left the timeline of the last one at " LSN_FMT ", but " LSN_FMT
+		       " has been delivered: the failover lost what is between",
+		       LSN_ARG(fork), LSN_ARG(delivered));
+}
+
+/* An output must come from this server. */
+static int identify_output(PGconn *repl, const struct server_identity *id, const struct sink *sink,
+			   struct err *err)
+{
+	if (sink->mark.lsn == 0 || same_server(repl, id, &sink->mark, sink->held.lsn, err) == 0)
+		return 0;
+	return err_add(err, "output %s holds events of the server before; give it another place",
+		       sink->label);
 }
 
 /* Fills the source the first time; later, the server must be the same. */
@@ -29,13 +65,17 @@ static int identify(struct session *s, PGconn *repl, const struct session_past *
 	s->server_lsn = id.xlogpos;
 	source->server_version = (uint32_t)PQserverVersion(repl);
 	if (past->connected) {
-		if (id.system_id == source->system_id)
-			return 0;
-		return err_set(err, ERR_LOST,
-			       "this is another server: its system identifier is %llu, it was %llu",
-			       (unsigned long long)id.system_id,
-			       (unsigned long long)source->system_id);
+		struct mark before = { 0, source->system_id, source->timeline };
+
+		if (same_server(repl, &id, &before, past->delivered, err))
+			return -1;
+		source->timeline = id.timeline;
+		return 0;
 	}
+	for (size_t i = 0; i < past->outputs->n; i++)
+		if (identify_output(repl, &id, past->outputs->v[i].sink, err))
+			return -1;
+	source->timeline = id.timeline;
 	source->system_id = id.system_id;
 	source->db = keep(past->arena, PQdb(repl));
 	source->slot = keep(past->arena, past->settings->slot);
@@ -124,8 +164,37 @@ static int create_slot(struct session *s, PGconn *repl, const struct settings *s
 
 	if (slot_create(repl, settings->slot, settings->temporary, &wait, &s->start, err))
 		return -1;
+	s->confirmed = s->start;
 	log_info("created %sslot %s at " LSN_FMT, settings->temporary ? "temporary " : "",
 		 settings->slot, LSN_ARG(s->start));
+	return 0;
+}
+
+/* Whether an output holds or remembers something of the slot: if it is missing, that is a gap. */
+static bool outputs_know(const struct fanout *f)
+{
+	for (size_t i = 0; i < f->n; i++)
+		if (f->v[i].sink->held.lsn || f->v[i].sink->mark.lsn)
+			return true;
+	return false;
+}
+
+/* The slot is only told what every output remembers. One that stands further has been moved, used
+ * or made anew by somebody else, and what is between never came to that output. */
+static int check_marks(const struct session_past *past, uint64_t confirmed, struct err *err)
+{
+	for (size_t i = 0; i < past->outputs->n; i++) {
+		const struct sink *sink = past->outputs->v[i].sink;
+
+		if (sink->mark.lsn && sink->mark.lsn < confirmed)
+			return err_set(err, ERR_LOST,
+				       "slot \"%s\" stands at " LSN_FMT
+				       ", but output %s has come to " LSN_FMT
+				       " only: somebody else moved, used or recreated the "
+				       "slot. To accept the gap, give --from " LSN_FMT,
+				       past->settings->slot, LSN_ARG(confirmed), sink->label,
+				       LSN_ARG(sink->mark.lsn), LSN_ARG(confirmed));
+	}
 	return 0;
 }
 
@@ -142,7 +211,7 @@ static int missing_slot(struct session *s, PGconn *repl, const struct settings *
 				 "are not shown");
 		return create_slot(s, repl, settings, past, err);
 	}
-	if (past->connected || (past->outputs_hold && !anew))
+	if (past->connected || (outputs_know(past->outputs) && !anew))
 		return err_set(
 			err, ERR_LOST,
 			"slot \"%s\" does not exist, but %s: what was committed since is lost to "
@@ -164,7 +233,7 @@ static int choose_start(struct session *s, const struct settings *settings,
 {
 	uint64_t from = 0;
 
-	s->start = slot->confirmed_lsn;
+	s->start = s->confirmed = slot->confirmed_lsn;
 	if (past->connected) {
 		if (s->start > past->confirmed && past->was_busy) {
 			log_info("another process has taken slot %s on to " LSN_FMT, settings->slot,
@@ -182,7 +251,7 @@ static int choose_start(struct session *s, const struct settings *settings,
 		return 0;
 	}
 	if (!settings->from)
-		return 0;
+		return past->was_busy ? 0 : check_marks(past, slot->confirmed_lsn, err);
 	if (strcmp(settings->from, "now") == 0)
 		from = s->server_lsn;
 	else if (!lsn_parse(str_c(settings->from), &from))

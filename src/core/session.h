@@ -5,18 +5,17 @@
 #ifndef PGHERALD_SESSION_H
 #define PGHERALD_SESSION_H
 
-#include "conf/settings.h"
-#include "event/event.h"
+#include "core/fanout.h"
 #include "pg/stream.h"
 
 struct session {
 	PGconn *sql;
 	struct stream *stream;
-	uint64_t start;         /* where the stream begins; everything before is confirmed */
+	uint64_t start;         /* where the stream begins; everything before is taken */
+	uint64_t confirmed;     /* what the slot itself had been told when the session began */
 	uint64_t server_lsn;    /* the server's end of WAL when the session began */
 	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
 	bool text_is_unchecked; /* the database is SQL_ASCII */
-	bool created_slot;
 };
 
 /* What a session is for, and what was before it. */
@@ -24,11 +23,12 @@ struct session_past {
 	const struct settings *settings;
 	struct source *source; /* id, database and version are filled in or, later, compared */
 	struct arena *arena;   /* for source's strings */
-	bool connected;     /* there was a session: the slot must exist, the server be the same */
-	bool outputs_hold;  /* an output holds events already: a missing slot is a gap */
+	bool connected; /* there was a session: the slot must exist, the server be the same */
+	const struct fanout *outputs; /* what they hold and remember tells of gaps */
 	bool was_busy;      /* since then another process has had the slot, as a standby does */
 	bool binary;        /* ask for binary values */
 	uint64_t confirmed; /* what has been taken by all; 0 when nothing is known */
+	uint64_t delivered; /* LSN of the last event that was handed on */
 	const _Atomic int *stop; /* checked in long waits */
 };
 

@@ -100,6 +100,7 @@ struct source {
 	struct str slot;
 	struct str name; /* a label of the user's choice for this server; db when not given */
 	uint64_t system_id;
+	uint32_t timeline;
 	uint32_t server_version; /* 150020 */
 };
 

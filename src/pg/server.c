@@ -22,6 +22,43 @@ int server_identify(PGconn *repl, struct server_identity *id, struct err *err)
 	return failed;
 }
 
+/* A line of a history file: "1<tab>0/3000158<tab>why". */
+static bool history_line(const char *line, uint32_t timeline, uint64_t *fork)
+{
+	char *at;
+	const char *lsn;
+
+	if (strtoul(line, &at, 10) != timeline || at == line || *at != '\t')
+		return false;
+	lsn = at + 1;
+	return lsn_parse((struct str){ lsn, strcspn(lsn, "\t\n") }, fork);
+}
+
+int server_fork(PGconn *repl, uint32_t timeline, uint32_t before, uint64_t *fork, struct err *err)
+{
+	char command[64];
+	PGresult *res;
+	bool found = false;
+
+	snprintf(command, sizeof(command), "TIMELINE_HISTORY %u", timeline);
+	if (timeline < before)
+		return err_set(err, ERR_LOST,
+			       "this server is on timeline %u, the one before was on %u: it is an "
+			       "older one",
+			       timeline, before);
+	res = conn_query(repl, err, command, 0, NULL);
+	if (!res)
+		return -1;
+	for (const char *line = PQntuples(res) ? PQgetvalue(res, 0, 1) : NULL; line && !found;
+	     line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+		found = history_line(line, before, fork);
+	PQclear(res);
+	if (!found)
+		return err_set(err, ERR_LOST, "timeline %u of this server does not come from %u",
+			       timeline, before);
+	return 0;
+}
+
 int server_sender_timeout(PGconn *sql, int *ms, struct err *err)
 {
 	PGresult *res = conn_query(

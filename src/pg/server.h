@@ -13,6 +13,11 @@ struct server_identity {
 /* IDENTIFY_SYSTEM, on a replication connection. */
 int server_identify(PGconn *repl, struct server_identity *id, struct err *err) MUST_CHECK;
 
+/* Where `timeline` left the older timeline `before`: LSNs up to there are the same on both. LOST
+ * when it did not. On a replication connection. */
+int server_fork(PGconn *repl, uint32_t timeline, uint32_t before, uint64_t *fork,
+		struct err *err) MUST_CHECK;
+
 /* wal_sender_timeout in milliseconds, 0 for none; on an SQL connection. */
 int server_sender_timeout(PGconn *sql, int *ms, struct err *err) MUST_CHECK;
 

@@ -3,8 +3,14 @@
  * while there is something to sync, and earlier when much is in flight.
  *
  * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
- * is opened, and the last line's position tells what not to write again. For formats whose lines
- * carry no position, PATH.position says after each fsync how far the file is whole, and up to where.
+ * is opened, and the last line's position tells what not to write again.
+ *
+ * PATH.position is one line, always of the same length:
+ *
+ *     POSITION LENGTH LSN SYSTEM TIMELINE
+ *
+ * The last three are the mark. The first two serve formats whose lines carry no position: after
+ * each fsync they say how far the file is whole, and up to which event.
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -13,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -23,7 +30,7 @@
 
 struct file {
 	int fd;
-	int mark;             /* PATH.position, or -1 */
+	int beside;           /* PATH.position, or -1 */
 	struct position last; /* of the last message written */
 	size_t unsynced;      /* bytes */
 	int64_t oldest_ms;    /* when the first of them was written */
@@ -77,46 +84,47 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 	return failed;
 }
 
-/* The mark: "POSITION LENGTH\n", always this many bytes. */
-#define MARK_LEN (POSITION_LEN + 1 + 20 + 1)
+#define BESIDE_LEN (POSITION_LEN + 1 + 20 + 1 + 16 + 1 + 20 + 1 + 10 + 1)
 
-static int write_mark(struct sink *s, struct err *err)
+static int write_beside(struct sink *s, const struct mark *m, struct err *err)
 {
 	struct file *f = s->state;
-	char mark[MARK_LEN + 1];
+	char line[BESIDE_LEN + 1];
 	struct stat st;
 
-	if (f->mark < 0)
+	if (f->beside < 0)
 		return 0;
 	if (fstat(f->fd, &st))
 		return fail(s, "look at", err);
-	position_print(f->last, mark);
-	snprintf(mark + POSITION_LEN, sizeof(mark) - POSITION_LEN, " %020jd\n", (intmax_t)st.st_size);
-	if (pwrite(f->mark, mark, MARK_LEN, 0) != MARK_LEN || fdatasync(f->mark))
+	position_print(f->last, line);
+	snprintf(line + POSITION_LEN, sizeof(line) - POSITION_LEN,
+		 " %020jd %016" PRIX64 " %020" PRIu64 " %010" PRIu32 "\n", (intmax_t)st.st_size,
+		 m->lsn, m->system_id, m->timeline);
+	if (pwrite(f->beside, line, BESIDE_LEN, 0) != BESIDE_LEN || fdatasync(f->beside))
 		return fail(s, "write the position beside", err);
+	s->mark = *m;
 	return 0;
 }
 
-/* Cuts the file back to where the mark says it is whole. */
-static int resume_marked(struct sink *s, off_t size, struct err *err)
+/* Takes the position, the length and the mark from beside the file, where they are. */
+static int read_beside(struct sink *s, struct position *last, off_t *whole, struct err *err)
 {
 	struct file *f = s->state;
-	char *path = NULL, mark[MARK_LEN + 1] = "";
-	off_t whole;
+	char *path = NULL, line[BESIDE_LEN + 1] = "", *at = line + POSITION_LEN;
 
 	if (asprintf(&path, "%s.position", s->url + 5) < 0)
 		mem_die();
-	f->mark = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	f->beside = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 	free(path);
-	if (f->mark < 0)
+	if (f->beside < 0)
 		return fail(s, "open the position beside", err);
-	if (pread(f->mark, mark, MARK_LEN, 0) != MARK_LEN ||
-	    !position_parse((struct str){ mark, POSITION_LEN }, &s->held))
+	if (pread(f->beside, line, BESIDE_LEN, 0) != BESIDE_LEN ||
+	    !position_parse((struct str){ line, POSITION_LEN }, last))
 		return 0;
-	whole = (off_t)strtoll(mark + POSITION_LEN, NULL, 10);
-	if (whole < size && ftruncate(f->fd, whole))
-		return fail(s, "cut the end of", err);
-	f->last = s->held;
+	*whole = (off_t)strtoull(at, &at, 10);
+	s->mark.lsn = strtoull(at, &at, 16);
+	s->mark.system_id = strtoull(at, &at, 10);
+	s->mark.timeline = (uint32_t)strtoul(at, &at, 10);
 	return 0;
 }
 
@@ -135,24 +143,29 @@ static int resume_lines(struct sink *s, int fd, off_t size, struct err *err)
 
 static int resume(struct sink *s, int fd, struct err *err)
 {
+	struct file *f = s->state;
+	off_t whole = -1;
 	struct stat st;
 
 	if (fstat(fd, &st))
 		return fail(s, "look at", err);
 	if (!S_ISREG(st.st_mode))
 		return 0;
+	if (read_beside(s, &f->last, &whole, err))
+		return -1;
 	if (s->format->position)
 		return resume_lines(s, fd, st.st_size, err);
-	if (resume_marked(s, st.st_size, err))
-		return -1;
-	return write_mark(s, err); /* from here on a crash cuts back to this */
+	s->held = f->last;
+	if (whole >= 0 && whole < st.st_size && ftruncate(fd, whole))
+		return fail(s, "cut the end of", err);
+	return write_beside(s, &s->mark, err); /* from here on a crash cuts back to this */
 }
 
 static int file_open(struct sink *s, struct err *err)
 {
 	struct file *f = s->state;
 
-	f->mark = -1;
+	f->beside = -1;
 	if (strchr(s->url, '?'))
 		return err_set(err, ERR_CONFIG, "%s is no option: %s", strchr(s->url, '?') + 1,
 			       s->label);
@@ -172,11 +185,19 @@ static int sync_now(struct sink *s, struct err *err)
 		return 0;
 	if (fdatasync(f->fd) && errno != EINVAL && errno != EROFS) /* pipes cannot be synced */
 		return fail(s, "sync", err);
-	if (write_mark(s, err))
+	if (!s->format->position && write_beside(s, &s->mark, err))
 		return -1;
 	f->unsynced = 0;
 	sink_took(s, f->written);
 	return 0;
+}
+
+/* What is written beside must not be ahead of what is durable. */
+static int file_mark(struct sink *s, const struct mark *m, struct err *err)
+{
+	if (sync_now(s, err))
+		return -1;
+	return write_beside(s, m, err);
 }
 
 static int file_send(struct sink *s, const struct batch *b, uint32_t from, struct err *err)
@@ -222,8 +243,8 @@ static void file_close(struct sink *s)
 {
 	struct file *f = s->state;
 
-	if (f->mark > 0)
-		close(f->mark);
+	if (f->beside > 0)
+		close(f->beside);
 	if (f->fd > 0)
 		close(f->fd);
 }
@@ -236,5 +257,6 @@ const struct sink_driver sink_file = {
 	.send = file_send,
 	.poll = file_poll,
 	.flush = sync_now,
+	.mark = file_mark,
 	.close = file_close,
 };

@@ -1,5 +1,6 @@
 #include "sink/sink.h"
 
+#include "base/backoff.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/url.h"
@@ -76,9 +77,17 @@ void sink_wait(struct sink *s, int timeout_ms)
 	poll(&pfd, 1, timeout_ms);
 }
 
-/* The next batch from the reader, or NULL; empties the wake-up. */
-static struct batch *next_batch(struct sink *s, bool *ending)
+/* What the reader wants of the thread. */
+struct wish {
+	struct batch *batch;
+	struct mark mark;
+	bool drain, end; /* when there is no batch */
+};
+
+/* Takes the next batch and the other wishes; empties the wake-up. */
+static struct wish next_wish(struct sink *s)
 {
+	struct wish wish;
 	struct batch *b;
 	uint64_t n;
 
@@ -99,9 +108,9 @@ static struct batch *next_batch(struct sink *s, bool *ending)
 			signal_fd(s->progress);
 		}
 	}
-	*ending = s->ending && !b;
+	wish = (struct wish){ b, s->to_mark, s->draining && !b, s->ending && !b };
 	pthread_mutex_unlock(&s->lock);
-	return b;
+	return wish;
 }
 
 /* Gives batches back that are wholly taken. */
@@ -128,17 +137,19 @@ static void reclaim(struct sink *s)
 	}
 }
 
-/* Sends what the destination does not hold yet. Held messages at the front count as taken once
- * everything before them is; drivers report cumulatively, so the rest of the batch covers them. */
+/* Sends what is not taken and what the destination does not hold. Held messages at the front count
+ * as taken once everything before them is; drivers report cumulatively, so the rest of the batch
+ * covers them. */
 static int send_batch(struct sink *s, const struct batch *b, struct err *err)
 {
-	uint32_t from = 0;
+	uint64_t taken = sink_taken(s);
+	uint32_t from = taken < b->first ? 0 : (uint32_t)(taken - b->first + 1);
 
 	while (from < b->n && position_cmp(b->messages[from].position, s->held) <= 0)
 		from++;
 	if (from < b->n && s->driver->send(s, b, from, err))
 		return -1;
-	if (!s->driver->poll || (from == b->n && sink_taken(s) + 1 == b->first))
+	if (!s->driver->poll || (from == b->n && taken + 1 == b->first))
 		sink_took(s, b->first + b->n - 1);
 	return 0;
 }
@@ -149,37 +160,50 @@ static void append_sent(struct sink *s, struct batch *b)
 	s->sent_end = &b->next;
 }
 
+static int put_mark(struct sink *s, const struct mark *m, struct err *err)
+{
+	if (m->lsn == atomic_load_explicit(&s->marked, memory_order_relaxed))
+		return 0;
+	if (s->driver->mark(s, m, err))
+		return -1;
+	atomic_store_explicit(&s->marked, m->lsn, memory_order_release);
+	signal_fd(s->progress);
+	return 0;
+}
+
 /* One connection's life: resend what was not taken, then go on with what comes. Returns 0 at the
  * end, -1 when the connection failed. */
 static int serve(struct sink *s, struct err *err)
 {
-	bool ending = false;
-
 	for (struct batch *b = s->sent; b; b = b->next)
 		if (send_batch(s, b, err))
 			return -1;
 	for (;;) {
-		struct batch *b = next_batch(s, &ending);
+		struct wish wish = next_wish(s);
 
-		if (b) {
-			append_sent(s, b);
-			if (send_batch(s, b, err))
+		if (wish.batch) {
+			append_sent(s, wish.batch);
+			if (send_batch(s, wish.batch, err))
 				return -1;
-		} else if (ending) {
-			return s->driver->flush ? s->driver->flush(s, err) : 0;
 		}
-		if (s->driver->poll && s->driver->poll(s, b ? 0 : -1, err))
+		if ((wish.drain || wish.end) && s->driver->flush && s->driver->flush(s, err))
+			return -1;
+		if (put_mark(s, &wish.mark, err))
+			return -1;
+		if (wish.end)
+			return 0;
+		if (s->driver->poll && s->driver->poll(s, wish.batch ? 0 : -1, err))
 			return -1;
 		reclaim(s);
-		if (!s->driver->poll && !b)
+		if (!s->driver->poll && !wish.batch)
 			sink_wait(s, -1);
 	}
 }
 
 /* Backs off, but not from the wish to end. Returns false when the end was asked for. */
-static bool back_off(struct sink *s, int *delay_ms)
+static bool back_off(struct sink *s, struct backoff *backoff)
 {
-	int64_t end = clock_ms() + *delay_ms / 2 + rand() % (*delay_ms / 2 + 1);
+	int64_t end = clock_ms() + backoff_next(backoff);
 	bool ending = false;
 
 	while (!ending && clock_ms() < end) {
@@ -190,14 +214,13 @@ static bool back_off(struct sink *s, int *delay_ms)
 		ending = s->ending;
 		pthread_mutex_unlock(&s->lock);
 	}
-	*delay_ms = *delay_ms * 2 < BACKOFF_MOST_MS ? *delay_ms * 2 : BACKOFF_MOST_MS;
 	return !ending;
 }
 
 static void *run(void *arg)
 {
 	struct sink *s = arg;
-	int delay_ms = BACKOFF_FIRST_MS;
+	struct backoff backoff = { BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	struct err err = { 0 };
 	int failed;
 
@@ -206,7 +229,7 @@ static void *run(void *arg)
 		failed = s->driver->open(s, &err);
 		if (!failed) {
 			set_condition(s, SINK_OPEN, NULL);
-			delay_ms = BACKOFF_FIRST_MS;
+			backoff_reset(&backoff);
 			failed = serve(s, &err);
 		}
 		s->driver->close(s);
@@ -216,7 +239,7 @@ static void *run(void *arg)
 		}
 		if (failed)
 			set_condition(s, SINK_RETRYING, &err);
-	} while (failed && back_off(s, &delay_ms));
+	} while (failed && back_off(s, &backoff));
 	set_condition(s, SINK_ENDED, NULL);
 	return NULL;
 }
@@ -273,6 +296,24 @@ void sink_send(struct sink *s, struct batch *b)
 	pthread_mutex_unlock(&s->lock);
 	if (was_empty)
 		signal_fd(s->wake);
+}
+
+void sink_drain(struct sink *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->draining = true;
+	pthread_mutex_unlock(&s->lock);
+	signal_fd(s->wake);
+}
+
+void sink_mark(struct sink *s, const struct mark *m)
+{
+	if (!s->driver->mark)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->to_mark = *m;
+	pthread_mutex_unlock(&s->lock);
+	signal_fd(s->wake);
 }
 
 void sink_end(struct sink *s)

@@ -43,6 +43,14 @@ static inline struct str batch_body(const struct batch *b, uint32_t i)
 	return (struct str){ b->body.p + b->messages[i].at, b->messages[i].n };
 }
 
+/* How far the slot has been told, or is about to be: what a destination remembers beside the
+ * messages. A slot that stands beyond it has been moved or made anew by somebody else. */
+struct mark {
+	uint64_t lsn;
+	uint64_t system_id;
+	uint32_t timeline;
+};
+
 struct sink;
 
 struct sink_driver {
@@ -50,8 +58,9 @@ struct sink_driver {
 	const char *help;           /* one line: "file:PATH  appends lines" */
 	size_t state_size;          /* zeroed before each open, in sink->state */
 
-	/* Connects. Sets sink->held to the last position the destination holds where it can know.
-	 * Called again after a failure, once close has been called. */
+	/* Connects. Sets sink->held to the last position the destination holds, and sink->mark to
+	 * what it remembers, where it can know. Called again after a failure, once close has been
+	 * called. */
 	int (*open)(struct sink *s, struct err *err);
 
 	/* Sends messages [from, b->n). The batch stays valid until sink_took has passed it. */
@@ -61,8 +70,11 @@ struct sink_driver {
 	 * early when sink->wake is readable. NULL: what was sent is taken. */
 	int (*poll)(struct sink *s, int timeout_ms, struct err *err);
 
-	/* Everything that can be made durable now is (at the end, before close). May be NULL. */
+	/* Everything that can be made durable now is (towards the end). May be NULL. */
 	int (*flush)(struct sink *s, struct err *err);
+
+	/* Remembers this durably. NULL: the destination has no place for it. */
+	int (*mark)(struct sink *s, const struct mark *m, struct err *err);
 
 	/* Also after a failed open. */
 	void (*close)(struct sink *s);
@@ -77,10 +89,12 @@ struct sink {
 	const struct format *format; /* for drivers that read back what they hold */
 	void *state;
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
+	struct mark mark;     /* what it remembers; lsn 0: nothing */
 	int wake;             /* eventfd: a batch or the end has come */
 	int progress; /* eventfd of the reader, written when something was taken or changed */
 
-	_Atomic uint64_t taken; /* the last sequence number of an unbroken row that is taken */
+	_Atomic uint64_t taken;  /* the last sequence number of an unbroken row that is taken */
+	_Atomic uint64_t marked; /* the LSN of the last mark of this process */
 
 	pthread_t thread;
 	pthread_mutex_t lock;               /* guards all below */
@@ -89,7 +103,8 @@ struct sink {
 	uint32_t nbatches;
 	uint32_t in_flight; /* handed over, not reclaimed */
 	bool reader_waits;  /* sink_busy was true */
-	bool ending;
+	bool draining, ending;
+	struct mark to_mark;
 	enum sink_condition condition;
 	struct err err; /* why, for RETRYING and FAILED */
 
@@ -125,7 +140,21 @@ static inline uint64_t sink_taken(const struct sink *s)
 /* How it goes, and why when not well. */
 enum sink_condition sink_condition(struct sink *s, struct err *err);
 
-/* Asks the thread to make durable what it can and to end. */
+/* Asks the thread to have all taken as soon as it can. */
+void sink_drain(struct sink *s);
+
+/* Asks the thread to have this remembered; nothing where the destination cannot. */
+void sink_mark(struct sink *s, const struct mark *m);
+
+/* The LSN that is remembered, 0 before the first; where the destination cannot, the highest of
+ * all. */
+static inline uint64_t sink_marked(const struct sink *s)
+{
+	return s->driver->mark ? atomic_load_explicit(&s->marked, memory_order_acquire) : UINT64_MAX;
+}
+
+/* Asks the thread to end; what was handed over before still goes out where nothing is in the way.
+ */
 void sink_end(struct sink *s);
 
 /* Waits for its end and frees it. A sink that has not ended within timeout_ms is left as it is (its

@@ -92,6 +92,69 @@ def test_case_9_a_slot_that_went_while_stopped_is_not_made_anew_in_silence(table
     assert numbers(stream.wait_for(3)) == [1, 2, 4]
 
 
+@pytest.mark.parametrize("output_format", ["native", "pgevents"])
+def test_case_9_a_slot_made_anew_while_stopped(table, herald, tmp_path, output_format):
+    # Given a file that holds events, whose slot somebody drops and makes anew after further changes
+    path = tmp_path / "out.json"
+    args = ("--format", output_format)
+    first = herald(table, *args, file=path)
+    insert(table, 1)
+    first.wait_for(1)
+    first.wait_confirmed(table)
+    first.stop()
+    drop_slot(table)
+    insert(table, 2)
+    make_slot(table)
+
+    # then streaming is refused, and says from where it would go on
+    refused = herald(table, *args, file=path, ready=False)
+    assert refused.wait_exit() == 76
+    assert "recreated the slot" in refused.err and str(path) in refused.err
+    at = refused.err.rpartition("--from ")[2].strip().rstrip('"')
+
+    # until somebody says that the gap is accepted, and then for good
+    stream = herald(table, *args, "--from", at, file=path)
+    insert(table, 3)
+    assert numbers(stream.wait_for(2)) == [1, 3]
+    stream.stop()
+    again = herald(table, *args, file=path)
+    insert(table, 4)
+    assert numbers(again.wait_for(3)) == [1, 3, 4]
+
+
+def test_case_9_a_slot_that_only_keepalives_moved_is_gone_on_with(table, herald, tmp_path):
+    # Given a stream that is killed after a long silence of its own table
+    path = tmp_path / "out.json"
+    stream = herald(table, "--tables", "public.t", file=path)
+    insert(table, 1)
+    stream.wait_for(1)
+    table.sql("create table other (n int); insert into other select generate_series(1, 1000)")
+    stream.wait_confirmed(table)
+    stream.kill9()
+
+    # then the slot stands beyond the last event, and that is no gap
+    insert(table, 2)
+    again = herald(table, "--tables", "public.t", file=path)
+    assert numbers(again.wait_for(2)) == [1, 2]
+
+
+def test_an_output_of_another_server_is_refused(table, new_server, herald, tmp_path):
+    # Given a file of one server's events
+    path = tmp_path / "out.json"
+    streamed(table, herald, path, 1)
+
+    # when another server's database comes with the same slot name
+    other = postgres.Database(new_server())
+    other.slot = table.slot
+    other.sql("create table t (n int primary key, t text)")
+    make_slot(other)
+
+    # then its events do not get into the same file
+    refused = herald(other, file=path, ready=False)
+    assert refused.wait_exit() == 76
+    assert "another server" in refused.err and str(path) in refused.err
+
+
 def test_case_9_a_slot_that_went_while_streaming(table, herald):
     # Given a stream whose slot is dropped and made again while the connection is cut
     stream = herald(table)
