@@ -26,7 +26,11 @@ struct output_settings {
 	const char *numeric, *int8, *bytea, *timestamps;
 	const char *variant; /* NULL: none */
 	bool recorded_at, transactions;
-	struct strings tags; /* "name=value" */
+	struct strings tags;   /* "name=value" */
+	const char *address;   /* template; NULL: the URL's or the destination's own */
+	int64_t max_in_flight; /* messages; 0: the destination's own limit */
+	const char *on_refused;
+	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
 	uint64_t given; /* a bit for each row of the table that was said of this output alone */

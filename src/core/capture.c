@@ -63,6 +63,7 @@ struct capture {
 	int64_t events;
 	bool binary;
 	bool connected_once;
+	bool outputs_started;
 	bool done; /* limit or until is reached */
 	bool draining;
 	int64_t drain_end_ms;
@@ -90,23 +91,24 @@ static void put_later(struct capture *c, struct position p);
 
 /* ---- the decoder's callbacks ---- */
 
-static void plan_relation(void *user, struct relation *rel)
+static int plan_relation(struct capture *c, struct relation *rel, struct err *err)
 {
-	struct capture *c = user;
-
 	if (!rel->output_wants)
 		rel->output_wants = mem_array(MAX_OUTPUTS + 1, sizeof(*rel->output_wants));
 	rel->output_wants[c->outputs.n] =
 		c->callback.wants ? c->callback.wants(c->callback.user, rel) : 0;
-	rel->wanted = rel->output_wants[c->outputs.n] |
-		      fanout_plan(&c->outputs, rel, rel->output_wants);
+	if (fanout_plan(&c->outputs, rel, rel->output_wants, &rel->wanted, err))
+		return -1;
+	rel->wanted |= rel->output_wants[c->outputs.n];
+	return 0;
 }
 
 static int on_relation(void *user, struct relation *rel, struct arena *arena, struct err *err)
 {
 	struct capture *c = user;
 
-	plan_relation(c, rel);
+	if (plan_relation(c, rel, err))
+		return -1;
 	return session_describe(&c->session, rel, arena, err);
 }
 
@@ -262,6 +264,32 @@ static int report(struct capture *c, bool now, struct err *err)
 	return stream_status(c->session.stream, c->told, ping, err);
 }
 
+/* ---- outputs ---- */
+
+static int start_outputs(struct capture *c, struct err *err)
+{
+	if (fanout_start(&c->outputs, c->settings, &c->source, c->progress, err))
+		return -1;
+	checkpoint_init(&c->checkpoint, c->outputs.n + 1);
+	c->outputs_started = true;
+	return 0;
+}
+
+/* What they were given and had not taken comes again from the slot. */
+static void stop_outputs(struct capture *c)
+{
+	if (!c->outputs_started || c->outputs.n == 0)
+		return;
+	fanout_close(&c->outputs);
+	c->outputs_started = false;
+	checkpoint_release(&c->checkpoint);
+	memset(c->given, 0, sizeof(c->given));
+	memset(c->taken, 0, sizeof(c->taken));
+	c->nlater = 0;
+	c->marking = 0;
+	c->last = (struct position){ 0 };
+}
+
 /* ---- connecting ---- */
 
 static void watch_socket(struct capture *c, bool on)
@@ -302,6 +330,8 @@ static int lost_session(struct capture *c, struct err *err)
 		c->down_logged = true;
 	}
 	disconnect(c);
+	if (busy)
+		stop_outputs(c); /* what they hold is for who has the slot to say */
 	c->retry_ms = clock_ms() + backoff_next(&c->backoff);
 	return 0;
 }
@@ -319,23 +349,8 @@ static int set_until(struct capture *c, struct err *err)
 	return 0;
 }
 
-static int connect_session(struct capture *c, struct err *err)
+static void connected(struct capture *c)
 {
-	struct session_past past = { .settings = c->settings,
-				     .source = &c->source,
-				     .arena = &c->arena,
-				     .connected = c->connected_once,
-				     .outputs = &c->outputs,
-				     .was_busy = c->was_busy,
-				     .binary = c->binary,
-				     .confirmed = c->checkpoint.confirmed,
-				     .delivered = c->last.lsn,
-				     .stop = &c->stop };
-
-	if (session_open(&c->session, &past, err))
-		return lost_session(c, err);
-	if (set_until(c, err))
-		return -1;
 	c->decoder.check_utf8 = c->session.text_is_unchecked;
 	c->decoder.binary = c->binary;
 	if (c->session.start > c->checkpoint.confirmed)
@@ -353,34 +368,68 @@ static int connect_session(struct capture *c, struct err *err)
 	c->heard_ms = c->publication_ms = clock_ms();
 	c->pinged = false;
 	watch_socket(c, true);
+}
+
+/* Goes as far towards a stream as it can now: a session, the outputs, and when these are open, the
+ * slot. Nothing waits for the outputs but their wake-up. */
+static int connect_session(struct capture *c, struct err *err)
+{
+	struct session_past past = { .settings = c->settings,
+				     .source = &c->source,
+				     .arena = &c->arena,
+				     .connected = c->connected_once,
+				     .outputs = &c->outputs,
+				     .was_busy = c->was_busy,
+				     .binary = c->binary,
+				     .confirmed = c->checkpoint.confirmed,
+				     .delivered = c->last.lsn,
+				     .stop = &c->stop };
+
+	if (!c->session.sql && session_open(&c->session, &past, err))
+		return lost_session(c, err);
+	if (!c->outputs_started && start_outputs(c, err))
+		return -1;
+	if (!c->outputs.opened)
+		return 0;
+	if (session_start(&c->session, &past, err))
+		return lost_session(c, err);
+	if (set_until(c, err))
+		return -1;
+	connected(c);
 	return 0;
 }
 
-/* ---- outputs ---- */
+struct replan {
+	struct capture *c;
+	struct err *err;
+	int failed;
+};
 
-static int start_outputs(struct capture *c, struct err *err)
+static void replan(void *user, struct relation *rel)
 {
-	if (fanout_start(&c->outputs, c->settings, c->progress, err))
-		return -1;
-	checkpoint_init(&c->checkpoint, c->outputs.n + 1);
-	return 0;
+	struct replan *r = user;
+
+	if (!r->failed)
+		r->failed = plan_relation(r->c, rel, r->err);
 }
 
 /* Takes the new settings once everything under the old ones is taken. */
 static int swap_settings(struct capture *c, struct err *err)
 {
+	struct replan plan = { c, err, 0 };
+	struct position last = c->last;
+
 	if (!all_taken(c) || c->decoder.in_transaction)
 		return 0;
-	fanout_close(&c->outputs);
-	checkpoint_release(&c->checkpoint);
-	memset(c->given, 0, sizeof(c->given));
-	memset(c->taken, 0, sizeof(c->taken));
+	stop_outputs(c);
+	c->last = last;
 	c->settings = c->next_settings;
 	c->next_settings = NULL;
-	c->marking = 0;
 	if (start_outputs(c, err))
 		return -1;
-	decoder_each_relation(&c->decoder, plan_relation, c);
+	decoder_each_relation(&c->decoder, replan, &plan);
+	if (plan.failed)
+		return -1;
 	log_info("new settings are in force");
 	return 0;
 }
@@ -572,7 +621,7 @@ int capture_step(struct capture *c, int timeout_ms, struct err *err)
 	if (c->session.stream) {
 		if (serve(c, readable, err) && lost_session(c, err))
 			return -1;
-	} else if (c->outputs.opened && !c->stop && clock_ms() >= c->retry_ms) {
+	} else if (!c->stop && clock_ms() >= c->retry_ms) {
 		if (connect_session(c, err))
 			return -1;
 	}
@@ -630,7 +679,7 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 	if (callback)
 		c->callback = *callback;
 	decoder_init(&c->decoder, &c->source, &decoder_ops, c);
-	if (make_loop(c, err) || start_outputs(c, err)) {
+	if (make_loop(c, err) || fanout_check(s, err)) {
 		capture_close(c);
 		return NULL;
 	}

@@ -11,9 +11,9 @@ static int prepare(struct fanout *f, const struct settings *s, struct err *err)
 		return err_set(err, ERR_CONFIG, "%zu outputs are more than %d", s->noutputs,
 			       MAX_OUTPUTS);
 	for (size_t i = 0; i < s->noutputs; i++)
-		if (output_init(&f->v[i], s, &s->outputs[i], &f->filters, err) ||
-		    sink_check(s->outputs[i].to, err))
+		if (output_init(&f->v[i], s, &s->outputs[i], &f->arena, err))
 			return -1;
+	f->wanted = s->noutputs;
 	return 0;
 }
 
@@ -21,7 +21,7 @@ static void release(struct fanout *f)
 {
 	for (size_t i = 0; i < MAX_OUTPUTS; i++)
 		output_release(&f->v[i]);
-	arena_release(&f->filters);
+	arena_release(&f->arena);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -30,21 +30,50 @@ int fanout_check(const struct settings *s, struct err *err)
 	struct fanout trial = { 0 };
 	int failed = prepare(&trial, s, err);
 
+	for (size_t i = 0; i < trial.wanted && !failed; i++)
+		if (s->outputs[i].dead_letter)
+			failed = sink_check(s->outputs[i].dead_letter, err);
 	release(&trial);
 	return failed;
 }
 
-int fanout_start(struct fanout *f, const struct settings *s, int progress, struct err *err)
+/* The sink for an output's dead letters; started when the first output has this URL. */
+static int find_dead(struct fanout *f, const struct output_settings *os, struct sink **dead,
+		     struct err *err)
 {
+	struct sink_config config = { .url = os->dead_letter,
+				      .format = &format_dead_letter,
+				      .origin = "dead letters",
+				      .is_dead_letter = true };
+
+	*dead = NULL;
+	if (!os->dead_letter || strcmp(os->on_refused, "dead-letter") != 0)
+		return 0;
+	for (size_t i = 0; i < f->ndead && !*dead; i++)
+		if (strcmp(f->dead_url[i], os->dead_letter) == 0)
+			*dead = f->dead[i];
+	if (*dead)
+		return 0;
+	config.progress = f->progress;
+	*dead = f->dead[f->ndead] = sink_start(&config, err);
+	if (!*dead)
+		return err_add(err, "dead_letter");
+	f->dead_url[f->ndead++] = os->dead_letter;
+	return 0;
+}
+
+int fanout_start(struct fanout *f, const struct settings *s, const struct source *source,
+		 int progress, struct err *err)
+{
+	struct sink *dead;
+
 	if (prepare(f, s, err))
 		return -1;
-	for (f->n = 0; f->n < s->noutputs; f->n++) {
-		struct output *o = &f->v[f->n];
-
-		o->sink = sink_start(s->outputs[f->n].to, o->format, progress, err);
-		if (!o->sink)
+	f->progress = progress;
+	for (f->n = 0; f->n < f->wanted; f->n++)
+		if (find_dead(f, &s->outputs[f->n], &dead, err) ||
+		    output_start(&f->v[f->n], source, dead, progress, err))
 			return -1;
-	}
 	f->opened = f->n == 0;
 	return 0;
 }
@@ -57,19 +86,27 @@ bool fanout_close(struct fanout *f)
 		sink_end(f->v[i].sink);
 	for (size_t i = 0; i < f->n; i++)
 		ended &= sink_join(f->v[i].sink, END_MS) == 0;
+	for (size_t i = 0; i < f->ndead; i++)
+		sink_end(f->dead[i]);
+	for (size_t i = 0; i < f->ndead; i++) /* not while a sink may still post to it */
+		ended &= ended && sink_join(f->dead[i], END_MS) == 0;
 	release(f);
 	return ended;
 }
 
-uint16_t fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants)
+int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants, uint16_t *any,
+		struct err *err)
 {
-	uint16_t any = 0;
-
+	*any = 0;
 	for (size_t i = 0; i < f->n; i++) {
-		wants[i] = filter_table(&f->v[i].filter, rel->schema, rel->name);
-		any |= wants[i];
+		const struct output *o = &f->v[i];
+
+		wants[i] = filter_table(&o->filter, rel->schema, rel->name);
+		*any |= wants[i];
+		if (wants[i] && template_check(&o->address, rel, err))
+			return err_add(err, "output %s", o->sink->label);
 	}
-	return any;
+	return 0;
 }
 
 static bool wants(const struct fanout *f, size_t i, const struct event *e)
@@ -122,6 +159,9 @@ int fanout_look(struct fanout *f, uint64_t *taken, struct err *err)
 		if (o->condition != was)
 			log_condition(o, was, err);
 	}
+	for (size_t i = 0; i < f->ndead; i++)
+		if (sink_condition(f->dead[i], err) == SINK_FAILED)
+			return err_add(err, "dead letters to %s", f->dead[i]->label);
 	f->opened |= opened;
 	return 0;
 }

@@ -11,23 +11,32 @@
 
 struct fanout {
 	struct output v[MAX_OUTPUTS];
-	size_t n;
-	struct arena filters;
+	size_t n; /* of those that are started */
+	size_t wanted;
+	struct sink *dead[MAX_OUTPUTS]; /* for dead letters, shared where the URL is the same */
+	const char *dead_url[MAX_OUTPUTS];
+	size_t ndead;
+	int progress;
+	struct arena arena;
 	bool opened; /* all have been open once: what they hold is known */
 };
 
 /* Whether the settings' outputs could be started. */
 int fanout_check(const struct settings *s, struct err *err) MUST_CHECK;
 
-/* For a zeroed or closed fanout. progress is an eventfd. */
-int fanout_start(struct fanout *f, const struct settings *s, int progress, struct err *err) MUST_CHECK;
+/* For a zeroed or closed fanout; what it points to in the settings is borrowed. progress is an
+ * eventfd. */
+int fanout_start(struct fanout *f, const struct settings *s, const struct source *source,
+		 int progress, struct err *err) MUST_CHECK;
 
 /* Asks all to end and waits. Returns whether all threads have ended; one that is stuck in a system
  * call keeps its sink, and `progress`. */
 bool fanout_close(struct fanout *f);
 
-/* The actions that each output wants of this table; returns those that any does. */
-uint16_t fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants);
+/* The actions that each output wants of this table, into wants[]; those that any does, into *any.
+ * CONFIG when an output's address names a column that the table has not. */
+int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants, uint16_t *any,
+		struct err *err) MUST_CHECK;
 
 /* Gives the event to each that wants it, as planned; returns whether one did. */
 bool fanout_put(struct fanout *f, const struct event *e);

@@ -2,12 +2,16 @@
 
 #include "base/json.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 /* A batch is handed over when it has this much. */
 #define BATCH_BYTES (256u << 10)
 #define BATCH_MESSAGES 2048
+
+/* Where refused messages go: the words of the option, in the order of enum sink_refusal. */
+static const char *const refusals[] = { "stop", "skip", "dead-letter" };
 
 static bool is(const char *value, const char *word)
 {
@@ -33,12 +37,53 @@ static int make_tags(struct output *o, const struct strings *tags, struct err *e
 	return 0;
 }
 
+static int make_address(struct output *o, const struct output_settings *os, struct arena *arena,
+			struct err *err)
+{
+	const struct sink_driver *d;
+	const char *text = os->address;
+	struct url url;
+
+	d = o->driver = driver_find(&url, arena, os->to, err);
+	if (!d)
+		return -1;
+	o->address_rule = (struct address_rule){ d->address_plain, d->address_escape };
+	if (!d->address)
+		return text ? err_set(err, ERR_CONFIG, "address: %s has no addresses", d->name) : 0;
+	if (!text && d->address_in_path && url.path[0] && url.path[1])
+		text = url.path + 1;
+	if (template_parse(&o->address, arena, text ? text : d->address, err))
+		return err_add(err, "address");
+	return 0;
+}
+
+static int check_refusal(const struct output_settings *os, struct err *err)
+{
+	if (is(os->on_refused, "dead-letter") && !os->dead_letter)
+		return err_set(err, ERR_CONFIG,
+			       "on_refused is dead-letter: say where to with dead_letter, as in "
+			       "dead_letter: file:refused.json");
+	return 0;
+}
+
+static char *mask(struct arena *arena, const char *url)
+{
+	struct strbuf b = { 0 };
+	char *copy;
+
+	url_mask(&b, str_c(url));
+	copy = arena_copy(arena, b.p, b.n);
+	strbuf_release(&b);
+	return copy;
+}
+
 int output_init(struct output *o, const struct settings *s, const struct output_settings *os,
 		struct arena *arena, struct err *err)
 {
 	bool terminal = strncmp(os->to, "stdout:", 7) == 0 && isatty(STDOUT_FILENO);
 	const char *format = os->format ? os->format : terminal ? "pretty" : "native";
 
+	o->settings = os;
 	o->format = encode_format(format);
 	if (!o->format)
 		return err_set(err, ERR_CONFIG, "format \"%s\" is not known", format);
@@ -59,6 +104,8 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 	};
 	if (make_tags(o, &os->tags, err))
 		return -1;
+	if (make_address(o, os, arena, err) || check_refusal(os, err))
+		return err_add(err, "output %s", mask(arena, os->to));
 	return filter_init(&o->filter, arena, os->tables.n ? &os->tables : &s->tables,
 			   os->actions.n ? &os->actions : &s->actions, err);
 }
@@ -66,8 +113,58 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 void output_release(struct output *o)
 {
 	strbuf_release(&o->tags);
-	sink_batch_free(o->batch);
+	batch_free(o->batch);
 	o->batch = NULL;
+}
+
+static uint64_t hash(uint64_t h, const char *text)
+{
+	for (const char *p = text; *p; p++)
+		h = (h ^ (unsigned char)*p) * 0x100000001b3; /* FNV-1a */
+	return h * 0x100000001b3;
+}
+
+static uint64_t hash_list(uint64_t h, const struct strings *list)
+{
+	for (size_t i = 0; i < list->n; i++)
+		h = hash(h, list->v[i]);
+	return hash(h, "");
+}
+
+/* What makes this output another than all that could write to the same place: which server,
+ * database and slot, and of one process's outputs the place and what it lets through. */
+static const char *origin(struct strbuf *out, const struct output *o, const char *label,
+			  const struct source *source)
+{
+	uint64_t h = hash(0xcbf29ce484222325, label);
+
+	h = hash_list(h, &o->settings->tables);
+	h = hash_list(h, &o->settings->actions);
+	strbuf_printf(out, "%" PRIu64 "/%.*s/%.*s/%016" PRIx64, source->system_id,
+		      STR_ARG(source->db), STR_ARG(source->slot), h);
+	return strbuf_cstr(out);
+}
+
+int output_start(struct output *o, const struct source *source, struct sink *dead, int progress,
+		 struct err *err)
+{
+	struct strbuf text = { 0 };
+	struct arena arena = { 0 };
+	struct sink_config config = {
+		.url = o->settings->to,
+		.format = o->format,
+		.origin = origin(&text, o, mask(&arena, o->settings->to), source),
+		.max_in_flight = (uint32_t)o->settings->max_in_flight,
+		.dead = dead,
+		.progress = progress,
+	};
+
+	while (!is(o->settings->on_refused, refusals[config.refused]))
+		config.refused++;
+	o->sink = sink_start(&config, err);
+	strbuf_release(&text);
+	arena_release(&arena);
+	return o->sink ? 0 : -1;
 }
 
 static bool is_full(const struct batch *b)
@@ -92,13 +189,25 @@ bool output_has_room(struct output *o)
 	return o->batch != NULL;
 }
 
-static struct message *next_message(struct batch *b)
+/* Address, key and table of the message, into the batch's meta. */
+static void put_meta(struct output *o, const struct event *e, struct batch *b, struct message *m)
 {
-	if (b->n == b->cap) {
-		b->cap = b->cap ? b->cap * 2 : 64;
-		b->messages = mem_realloc(b->messages, b->cap * sizeof(*b->messages));
+	struct strbuf *meta = &b->meta;
+	size_t at = m->meta = meta->n;
+
+	template_render(&o->address, e, &o->address_rule, meta);
+	m->address_n = (uint32_t)(meta->n - at);
+	at = meta->n;
+	if (o->driver->keys)
+		(o->format->key ? o->format->key : encode_key)(&o->encode, e, meta);
+	m->key_n = (uint32_t)(meta->n - at);
+	at = meta->n;
+	if (e->rel) {
+		strbuf_str(meta, e->rel->schema);
+		strbuf_ch(meta, '.');
+		strbuf_str(meta, e->rel->name);
 	}
-	return &b->messages[b->n];
+	m->table_n = (uint32_t)(meta->n - at);
 }
 
 static void put(struct output *o, const struct event *e)
@@ -109,8 +218,9 @@ static void put(struct output *o, const struct event *e)
 
 	if (!o->format->event(&o->encode, e, &b->body))
 		return;
-	m = next_message(b);
-	*m = (struct message){ .at = at, .n = b->body.n - at, .position = e->position };
+	m = batch_next(b);
+	*m = (struct message){ .at = at, .n = b->body.n - at, .position = e->position, .time = e->time };
+	put_meta(o, e, b, m);
 	strbuf_ch(&b->body, '\n');
 	o->given++;
 	if (b->n++ == 0)

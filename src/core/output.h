@@ -8,13 +8,18 @@
 #include "conf/settings.h"
 #include "encode/encode.h"
 #include "flow/filter.h"
+#include "flow/template.h"
 #include "sink/sink.h"
 
 struct output {
+	const struct output_settings *settings;
+	const struct sink_driver *driver;
 	struct sink *sink;
 	const struct format *format;
 	struct encode_options encode;
 	struct filter filter;
+	struct template address; /* empty where the driver has none */
+	struct address_rule address_rule;
 	struct strbuf tags;
 	struct batch *batch; /* being filled, or NULL */
 	uint64_t given;      /* sequence number of the last message put into a batch */
@@ -24,10 +29,15 @@ struct output {
 	enum sink_condition condition; /* as last logged */
 };
 
-/* Makes ready what the settings say, without starting the sink. CONFIG for unknown names. */
+/* Makes ready what the settings say, without starting the sink. CONFIG for what is wrong in them.
+ */
 int output_init(struct output *o, const struct settings *s, const struct output_settings *os,
 		struct arena *arena, struct err *err) MUST_CHECK;
 void output_release(struct output *o);
+
+/* Starts the sink. `dead` is for dead letters. The source says where the events come from. */
+int output_start(struct output *o, const struct source *source, struct sink *dead, int progress,
+		 struct err *err) MUST_CHECK;
 
 /* Whether one more event can be put in. */
 bool output_has_room(struct output *o);

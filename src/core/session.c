@@ -44,16 +44,6 @@ static int same_server(PGconn *repl, const struct server_identity *id, const str
 		       LSN_ARG(fork), LSN_ARG(delivered));
 }
 
-/* An output must come from this server. */
-static int identify_output(PGconn *repl, const struct server_identity *id, const struct sink *sink,
-			   struct err *err)
-{
-	if (sink->mark.lsn == 0 || same_server(repl, id, &sink->mark, sink->held.lsn, err) == 0)
-		return 0;
-	return err_add(err, "output %s holds events of the server before; give it another place",
-		       sink->label);
-}
-
 /* Fills the source the first time; later, the server must be the same. */
 static int identify(struct session *s, PGconn *repl, const struct session_past *past, struct err *err)
 {
@@ -72,9 +62,6 @@ static int identify(struct session *s, PGconn *repl, const struct session_past *
 		source->timeline = id.timeline;
 		return 0;
 	}
-	for (size_t i = 0; i < past->outputs->n; i++)
-		if (identify_output(repl, &id, past->outputs->v[i].sink, err))
-			return -1;
 	source->timeline = id.timeline;
 	source->system_id = id.system_id;
 	source->db = keep(past->arena, PQdb(repl));
@@ -268,6 +255,32 @@ static int choose_start(struct session *s, const struct settings *settings,
 	return 0;
 }
 
+/* What an output holds must come from this server. */
+static int identify_outputs(PGconn *repl, const struct session_past *past, struct err *err)
+{
+	struct server_identity id = { past->source->system_id, past->source->timeline, 0 };
+
+	for (size_t i = 0; i < past->outputs->n; i++) {
+		const struct sink *sink = past->outputs->v[i].sink;
+
+		if (sink->mark.lsn && same_server(repl, &id, &sink->mark, sink->held.lsn, err))
+			return err_add(err,
+				       "output %s holds events of the server before; give it "
+				       "another place",
+				       sink->label);
+	}
+	return 0;
+}
+
+static int check_busy(const struct slot_state *slot, const struct settings *settings, struct err *err)
+{
+	if (!slot->active)
+		return 0;
+	return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s", settings->slot,
+		       slot->active_pid, *slot->holder ? " (" : "", slot->holder,
+		       *slot->holder ? ")" : "");
+}
+
 static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
@@ -279,31 +292,43 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 		return missing_slot(s, repl, settings, past, err);
 	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
 		return -1;
-	if (slot.active)
-		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s",
-			       settings->slot, slot.active_pid, *slot.holder ? " (" : "",
-			       slot.holder, *slot.holder ? ")" : "");
+	if (check_busy(&slot, settings, err))
+		return -1;
 	return choose_start(s, settings, past, &slot, err);
 }
 
-static int start(struct session *s, PGconn *repl, const struct session_past *past, struct err *err)
+static int learn(struct session *s, const struct session_past *past, struct err *err)
 {
-	const struct settings *settings = past->settings;
 	const char *encoding = PQparameterStatus(s->sql, "server_encoding");
+	struct slot_state slot;
 
 	s->text_is_unchecked = encoding && strcmp(encoding, "SQL_ASCII") == 0;
 	if (PQserverVersion(s->sql) < 100000)
 		return err_set(err, ERR_CONFIG,
 			       "PostgreSQL %d is too old: pgoutput needs 10 or later",
 			       PQserverVersion(s->sql) / 10000);
-	if (identify(s, repl, past, err) ||
+	if (identify(s, s->repl, past, err) ||
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
-	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
+	    slot_read(s->sql, past->settings->slot, &slot, err))
 		return -1;
-	return 0;
+	return slot.exists ? check_busy(&slot, past->settings, err) : 0;
 }
 
 int session_open(struct session *s, const struct session_past *past, struct err *err)
+{
+	const char *conninfo = past->settings->connection;
+
+	*s = (struct session){ 0 };
+	s->sql = conn_open(conninfo, CONN_SQL, err);
+	if (s->sql)
+		s->repl = conn_open(conninfo, CONN_REPLICATION, err);
+	if (s->repl && learn(s, past, err) == 0)
+		return 0;
+	session_close(s);
+	return -1;
+}
+
+int session_start(struct session *s, const struct session_past *past, struct err *err)
 {
 	const struct settings *settings = past->settings;
 	struct stream_start begin = { .slot = settings->slot,
@@ -311,24 +336,15 @@ int session_open(struct session *s, const struct session_past *past, struct err 
 				      .npublications = 1,
 				      .messages = true,
 				      .binary = past->binary };
-	PGconn *repl = NULL;
+	PGconn *repl = s->repl;
 
-	*s = (struct session){ 0 };
-	s->sql = conn_open(settings->connection, CONN_SQL, err);
-	if (s->sql)
-		repl = conn_open(settings->connection, CONN_REPLICATION, err);
-	if (!s->sql || !repl || start(s, repl, past, err)) {
-		PQfinish(repl);
-		session_close(s);
+	if ((!past->connected && identify_outputs(repl, past, err)) ||
+	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
 		return -1;
-	}
 	begin.lsn = s->start;
+	s->repl = NULL;
 	s->stream = stream_open(repl, &begin, err);
-	if (!s->stream) {
-		session_close(s);
-		return -1;
-	}
-	return 0;
+	return s->stream ? 0 : -1;
 }
 
 int session_describe(struct session *s, struct relation *rel, struct arena *arena, struct err *err)
@@ -346,6 +362,7 @@ int session_check_publication(struct session *s, const struct settings *settings
 void session_close(struct session *s)
 {
 	stream_close(s->stream);
+	PQfinish(s->repl);
 	PQfinish(s->sql);
 	*s = (struct session){ 0 };
 }

@@ -10,6 +10,7 @@
 
 struct session {
 	PGconn *sql;
+	PGconn *repl; /* until the stream has it */
 	struct stream *stream;
 	uint64_t start;         /* where the stream begins; everything before is taken */
 	uint64_t confirmed;     /* what the slot itself had been told when the session began */
@@ -24,7 +25,7 @@ struct session_past {
 	struct source *source; /* id, database and version are filled in or, later, compared */
 	struct arena *arena;   /* for source's strings */
 	bool connected; /* there was a session: the slot must exist, the server be the same */
-	const struct fanout *outputs; /* what they hold and remember tells of gaps */
+	const struct fanout *outputs; /* for session_start: what they hold tells of gaps */
 	bool was_busy;      /* since then another process has had the slot, as a standby does */
 	bool binary;        /* ask for binary values */
 	uint64_t confirmed; /* what has been taken by all; 0 when nothing is known */
@@ -32,8 +33,12 @@ struct session_past {
 	const _Atomic int *stop; /* checked in long waits */
 };
 
-/* Connects, checks or creates publication and slot, starts the stream. */
+/* Connects and learns which server it is. BUSY when another process uses the slot. */
 int session_open(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
+
+/* Checks or creates publication and slot, starts the stream. The outputs have been opened in
+ * between: only who is about to have the slot may look at what they hold. */
+int session_start(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,

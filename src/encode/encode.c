@@ -36,3 +36,11 @@ void encode_key(const struct encode_options *o, const struct event *e, struct st
 	if (out->n > at)
 		strbuf_ch(out, '}');
 }
+
+static bool letter_position(struct str message, struct position *p)
+{
+	return message.n > 7 + POSITION_LEN && str_starts(message, STR("{\"id\":\"")) &&
+	       position_parse((struct str){ message.p + 7, POSITION_LEN }, p);
+}
+
+const struct format format_dead_letter = { .name = "dead-letter", .position = letter_position };

@@ -54,4 +54,7 @@ void encode_key(const struct encode_options *o, const struct event *e, struct st
 extern const struct format format_native, format_pretty, format_pgevents, format_wal_listener,
 	format_wal2json, format_cloudevents, format_debezium;
 
+/* Of lines that another part writes: outputs only need to know it by the id they begin with. */
+extern const struct format format_dead_letter;
+
 #endif

@@ -41,7 +41,7 @@ static int fail(const struct sink *s, const char *what, struct err *err)
 {
 	bool passes = errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EAGAIN;
 
-	return err_set(err, passes ? ERR_RETRY : ERR_CONFIG, "cannot %s %s: %s", what, s->url + 5,
+	return err_set(err, passes ? ERR_RETRY : ERR_CONFIG, "cannot %s %s: %s", what, s->url.path,
 		       strerror(errno));
 }
 
@@ -79,7 +79,7 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 		failed = err_set(err, ERR_CONFIG,
 				 "the last line of %s is not an event in format %s: move the file "
 				 "away or name another one",
-				 s->url + 5, s->format->name);
+				 s->url.path, s->format->name);
 	strbuf_release(&line);
 	return failed;
 }
@@ -112,7 +112,7 @@ static int read_beside(struct sink *s, struct position *last, off_t *whole, stru
 	struct file *f = s->state;
 	char *path = NULL, line[BESIDE_LEN + 1] = "", *at = line + POSITION_LEN;
 
-	if (asprintf(&path, "%s.position", s->url + 5) < 0)
+	if (asprintf(&path, "%s.position", s->url.path) < 0)
 		mem_die();
 	f->beside = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 	free(path);
@@ -166,14 +166,11 @@ static int file_open(struct sink *s, struct err *err)
 	struct file *f = s->state;
 
 	f->beside = -1;
-	if (strchr(s->url, '?'))
-		return err_set(err, ERR_CONFIG, "%s is no option: %s", strchr(s->url, '?') + 1,
-			       s->label);
-	f->fd = open(s->url + 5, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	f->fd = open(s->url.path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (f->fd < 0)
 		return fail(s, "open", err);
 	if (flock(f->fd, LOCK_EX | LOCK_NB))
-		return err_set(err, ERR_RETRY, "%s is being written by another process", s->url + 5);
+		return err_set(err, ERR_RETRY, "%s is being written by another process", s->url.path);
 	return resume(s, f->fd, err);
 }
 
@@ -200,13 +197,14 @@ static int file_mark(struct sink *s, const struct mark *m, struct err *err)
 	return write_beside(s, m, err);
 }
 
-static int file_send(struct sink *s, const struct batch *b, uint32_t from, struct err *err)
+static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		     struct err *err)
 {
 	struct file *f = s->state;
-	size_t at = b->messages[from].at;
+	size_t at = b->messages[from].at, end = b->messages[to - 1].at + b->messages[to - 1].n + 1;
 
-	while (at < b->body.n) {
-		ssize_t n = write(f->fd, b->body.p + at, b->body.n - at);
+	while (at < end) {
+		ssize_t n = write(f->fd, b->body.p + at, end - at);
 
 		if (n < 0 && errno != EINTR)
 			return fail(s, "write to", err);
@@ -217,8 +215,8 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, struc
 		f->unsynced += (size_t)n;
 		at += (size_t)n;
 	}
-	f->written = b->first + b->n - 1;
-	f->last = b->messages[b->n - 1].position;
+	f->written = b->first + to - 1;
+	f->last = b->messages[to - 1].position;
 	return 0;
 }
 
@@ -249,7 +247,14 @@ static void file_close(struct sink *s)
 		close(f->fd);
 }
 
+static int file_check(const struct url *url, struct err *err)
+{
+	return url->path[0] ? 0 : err_set(err, ERR_CONFIG, "it names no file, as file:PATH does");
+}
+
 const struct sink_driver sink_file = {
+	.name = "file",
+	.check = file_check,
 	.schemes = (const char *const[]){ "file", NULL },
 	.help = "file:PATH  appends lines; taken when fsync has returned",
 	.state_size = sizeof(struct file),

@@ -6,7 +6,8 @@ static int null_open(struct sink *s, struct err *err)
 	return 0;
 }
 
-static int null_send(struct sink *s, const struct batch *b, uint32_t from, struct err *err)
+static int null_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		     struct err *err)
 {
 	return 0;
 }
@@ -16,6 +17,7 @@ static void null_close(struct sink *s)
 }
 
 const struct sink_driver sink_null = {
+	.name = "null",
 	.schemes = (const char *const[]){ "null", NULL },
 	.help = "null:  takes everything and keeps nothing",
 	.open = null_open,

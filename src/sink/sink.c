@@ -3,7 +3,7 @@
 #include "base/backoff.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/url.h"
+#include "sink/refuse.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -12,28 +12,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* How much may be in flight to one sink. */
+/* How much may be in flight to one sink: batches, and messages in all of them. */
 #define MAX_BATCHES 32
-
-/* A batch that grew over this for one huge message gives its memory back. */
-#define KEEP_BYTES (1u << 20)
+#define WINDOW 65536
 
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_MOST_MS 10000
-
-const struct sink_driver *const sink_drivers[] = { &sink_stdout, &sink_file, &sink_null, NULL };
-
-static const struct sink_driver *find_driver(const char *url)
-{
-	const char *colon = strchr(url, ':');
-	size_t n = colon ? (size_t)(colon - url) : 0;
-
-	for (size_t i = 0; sink_drivers[i]; i++)
-		for (const char *const *scheme = sink_drivers[i]->schemes; *scheme; scheme++)
-			if (n && strlen(*scheme) == n && memcmp(*scheme, url, n) == 0)
-				return sink_drivers[i];
-	return NULL;
-}
 
 static void signal_fd(int fd)
 {
@@ -64,10 +48,69 @@ enum sink_condition sink_condition(struct sink *s, struct err *err)
 	return condition;
 }
 
+/* From other threads than the sink's: it looks again, once for many. */
+static void wake_thread(struct sink *s)
+{
+	if (!pthread_equal(pthread_self(), s->thread) && !atomic_exchange(&s->woken, true))
+		signal_fd(s->wake);
+}
+
+static uint64_t *window_word(const struct sink *s, uint64_t seq)
+{
+	return &s->acked[seq % WINDOW / 64];
+}
+
+static bool is_acked(const struct sink *s, uint64_t seq)
+{
+	return *window_word(s, seq) >> seq % 64 & 1;
+}
+
+/* Takes all up to seq, and what is acknowledged behind it. The places in the ring are free again. */
+static void take(struct sink *s, uint64_t seq)
+{
+	uint64_t taken = sink_taken(s);
+
+	while (taken < seq || is_acked(s, taken + 1)) {
+		taken++;
+		*window_word(s, taken) &= ~((uint64_t)1 << taken % 64);
+	}
+	atomic_store_explicit(&s->taken, taken, memory_order_release);
+}
+
 void sink_took(struct sink *s, uint64_t seq)
 {
-	atomic_store_explicit(&s->taken, seq, memory_order_release);
-	signal_fd(s->progress);
+	pthread_mutex_lock(&s->lock);
+	take(s, seq);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sink_ack(struct sink *s, uint64_t seq)
+{
+	uint64_t taken;
+
+	pthread_mutex_lock(&s->lock);
+	taken = sink_taken(s);
+	if (seq > taken && seq - taken < WINDOW) {
+		*window_word(s, seq) |= (uint64_t)1 << seq % 64;
+		take(s, taken);
+	}
+	pthread_mutex_unlock(&s->lock);
+	wake_thread(s);
+}
+
+void sink_refuse(struct sink *s, uint64_t seq, const char *why)
+{
+	struct refusal *r = mem_alloc(sizeof(*r)), **at = &s->refusals;
+
+	r->seq = seq;
+	r->why = mem_strdup(why);
+	pthread_mutex_lock(&s->lock);
+	while (*at && (*at)->seq < seq)
+		at = &(*at)->next;
+	r->next = *at;
+	*at = r;
+	pthread_mutex_unlock(&s->lock);
+	wake_thread(s);
 }
 
 void sink_wait(struct sink *s, int timeout_ms)
@@ -84,16 +127,23 @@ struct wish {
 	bool drain, end; /* when there is no batch */
 };
 
-/* Takes the next batch and the other wishes; empties the wake-up. */
+static void empty_wake(struct sink *s)
+{
+	uint64_t n;
+
+	atomic_store(&s->woken, false);
+	if (read(s->wake, &n, sizeof(n)) < 0) {
+		/* nothing was signalled */
+	}
+}
+
+/* Takes the next batch and the other wishes. */
 static struct wish next_wish(struct sink *s)
 {
 	struct wish wish;
 	struct batch *b;
-	uint64_t n;
 
-	if (read(s->wake, &n, sizeof(n)) < 0) {
-		/* nothing was signalled */
-	}
+	empty_wake(s);
 	pthread_mutex_lock(&s->lock);
 	b = s->queued;
 	if (b) {
@@ -101,9 +151,7 @@ static struct wish next_wish(struct sink *s)
 		if (!s->queued)
 			s->queued_end = &s->queued;
 		b->next = NULL;
-		if (s->queued) {
-			signal_fd(s->wake);
-		} else if (s->reader_waits) {
+		if (!s->queued && s->reader_waits) {
 			s->reader_waits = false;
 			signal_fd(s->progress);
 		}
@@ -113,7 +161,7 @@ static struct wish next_wish(struct sink *s)
 	return wish;
 }
 
-/* Gives batches back that are wholly taken. */
+/* Gives batches back that are wholly taken, and tells the reader of progress. */
 static void reclaim(struct sink *s)
 {
 	uint64_t taken = sink_taken(s);
@@ -124,33 +172,89 @@ static void reclaim(struct sink *s)
 		s->sent = b->next;
 		if (!s->sent)
 			s->sent_end = &s->sent;
-		b->n = 0;
-		b->body.n = b->meta.n = 0;
-		strbuf_shrink(&b->body, KEEP_BYTES);
-		strbuf_shrink(&b->meta, KEEP_BYTES);
+		batch_clear(b);
 		pthread_mutex_lock(&s->lock);
 		b->next = s->spare;
 		s->spare = b;
 		s->in_flight--;
 		pthread_mutex_unlock(&s->lock);
+	}
+	if (taken != s->known) {
+		s->known = taken;
 		signal_fd(s->progress);
 	}
 }
 
-/* Sends what is not taken and what the destination does not hold. Held messages at the front count
- * as taken once everything before them is; drivers report cumulatively, so the rest of the batch
- * covers them. */
-static int send_batch(struct sink *s, const struct batch *b, struct err *err)
+/* Acknowledgements that have come, or that come within the time. */
+static int poll_sink(struct sink *s, int timeout_ms, struct err *err)
+{
+	if (s->driver->poll) {
+		if (s->driver->poll(s, timeout_ms, err))
+			return -1;
+	} else if (timeout_ms) {
+		sink_wait(s, timeout_ms);
+	}
+	return refuse_settle(s, err);
+}
+
+static bool end_wanted(struct sink *s)
+{
+	bool ending;
+
+	pthread_mutex_lock(&s->lock);
+	ending = s->ending;
+	pthread_mutex_unlock(&s->lock);
+	return ending;
+}
+
+/* How many messages may be sent now; waits until it is at least one, or the end is wanted (0). */
+static int window_room(struct sink *s, uint32_t *room, struct err *err)
+{
+	uint32_t most = s->max_in_flight ? s->max_in_flight : WINDOW - 1;
+
+	for (;;) {
+		uint64_t taken = sink_taken(s), open = s->sent_to > taken ? s->sent_to - taken : 0;
+
+		*room = open < most ? most - (uint32_t)open : 0;
+		if (*room || end_wanted(s))
+			return 0;
+		empty_wake(s);
+		if (sink_taken(s) == taken && poll_sink(s, 1000, err))
+			return -1;
+		reclaim(s);
+	}
+}
+
+/* The first message of the batch that is neither taken nor held by the destination. Held ones at
+ * the front count as taken once everything before them is. */
+static uint32_t first_to_send(struct sink *s, const struct batch *b)
 {
 	uint64_t taken = sink_taken(s);
 	uint32_t from = taken < b->first ? 0 : (uint32_t)(taken - b->first + 1);
 
-	while (from < b->n && position_cmp(b->messages[from].position, s->held) <= 0)
-		from++;
-	if (from < b->n && s->driver->send(s, b, from, err))
-		return -1;
-	if (!s->driver->poll || (from == b->n && taken + 1 == b->first))
-		sink_took(s, b->first + b->n - 1);
+	if (!s->is_dead_letter)
+		while (from < b->n && position_cmp(b->messages[from].position, s->held) <= 0)
+			sink_ack(s, b->first + from++);
+	return from;
+}
+
+static int send_batch(struct sink *s, const struct batch *b, struct err *err)
+{
+	uint32_t n = b->n; /* the batch is given back as soon as all of it is taken */
+	uint64_t first = b->first;
+
+	for (uint32_t from = first_to_send(s, b), to, room; from < n; from = to) {
+		if (window_room(s, &room, err))
+			return -1;
+		if (room == 0)
+			return 0;
+		to = room < n - from ? from + room : n;
+		s->sent_to = first + to - 1;
+		if (s->driver->send(s, b, from, to, err))
+			return -1;
+		if (!s->driver->poll)
+			sink_took(s, s->sent_to);
+	}
 	return 0;
 }
 
@@ -171,13 +275,37 @@ static int put_mark(struct sink *s, const struct mark *m, struct err *err)
 	return 0;
 }
 
-/* One connection's life: resend what was not taken, then go on with what comes. Returns 0 at the
- * end, -1 when the connection failed. */
-static int serve(struct sink *s, struct err *err)
+/* The first batch with messages behind this number, among those that are not given back. */
+static const struct batch *sent_after(const struct sink *s, uint64_t seq)
 {
-	for (struct batch *b = s->sent; b; b = b->next)
+	const struct batch *b = s->sent;
+
+	while (b && b->first + b->n - 1 <= seq)
+		b = b->next;
+	return b;
+}
+
+/* Sends again, in order, what an earlier connection was given and that is not taken. */
+static int send_again(struct sink *s, struct err *err)
+{
+	const struct batch *b;
+	uint64_t last = 0;
+
+	reclaim(s);
+	s->sent_to = sink_taken(s);
+	while ((b = sent_after(s, last))) {
+		last = b->first + b->n - 1;
 		if (send_batch(s, b, err))
 			return -1;
+	}
+	return 0;
+}
+
+/* One connection's life. Returns 0 at the end, -1 when the connection failed. */
+static int serve(struct sink *s, struct err *err)
+{
+	if (send_again(s, err))
+		return -1;
 	for (;;) {
 		struct wish wish = next_wish(s);
 
@@ -192,11 +320,10 @@ static int serve(struct sink *s, struct err *err)
 			return -1;
 		if (wish.end)
 			return 0;
-		if (s->driver->poll && s->driver->poll(s, wish.batch ? 0 : -1, err))
+		reclaim(s);
+		if (poll_sink(s, wish.batch ? 0 : -1, err))
 			return -1;
 		reclaim(s);
-		if (!s->driver->poll && !wish.batch)
-			sink_wait(s, -1);
 	}
 }
 
@@ -207,12 +334,8 @@ static bool back_off(struct sink *s, struct backoff *backoff)
 	bool ending = false;
 
 	while (!ending && clock_ms() < end) {
-		struct timespec nap = { 0, 20000000 };
-
-		nanosleep(&nap, NULL);
-		pthread_mutex_lock(&s->lock);
-		ending = s->ending;
-		pthread_mutex_unlock(&s->lock);
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+		ending = end_wanted(s);
 	}
 	return !ending;
 }
@@ -324,22 +447,12 @@ void sink_end(struct sink *s)
 	signal_fd(s->wake);
 }
 
-void sink_batch_free(struct batch *b)
-{
-	if (!b)
-		return;
-	strbuf_release(&b->body);
-	strbuf_release(&b->meta);
-	free(b->messages);
-	free(b);
-}
-
 static void free_batches(struct batch *b)
 {
 	while (b) {
 		struct batch *next = b->next;
 
-		sink_batch_free(b);
+		batch_free(b);
 		b = next;
 	}
 }
@@ -349,12 +462,34 @@ static void sink_free(struct sink *s)
 	free_batches(s->queued);
 	free_batches(s->spare);
 	free_batches(s->sent);
+	refuse_free(s->refusals);
 	pthread_mutex_destroy(&s->lock);
 	close(s->wake);
-	free(s->url);
+	arena_release(&s->arena);
+	free(s->acked);
 	free(s->label);
+	free(s->origin);
 	free(s->state);
 	free(s);
+}
+
+const char *sink_text(const struct sink *s, const char *name)
+{
+	return driver_text(s->driver, &s->url, name);
+}
+
+int64_t sink_int(const struct sink *s, const char *name)
+{
+	const char *value = sink_text(s, name);
+
+	return value ? strtoll(value, NULL, 10) : 0;
+}
+
+bool sink_bool(const struct sink *s, const char *name)
+{
+	const char *value = sink_text(s, name);
+
+	return value && strcmp(value, "true") == 0;
 }
 
 static char *mask(const char *url)
@@ -368,42 +503,61 @@ static char *mask(const char *url)
 
 int sink_check(const char *url, struct err *err)
 {
+	struct arena arena = { 0 };
+	struct url parsed;
 	char *label;
+	int failed = driver_find(&parsed, &arena, url, err) ? 0 : -1;
 
-	if (find_driver(url))
-		return 0;
-	label = mask(url);
-	err_set(err, ERR_CONFIG, "no output knows \"%s\"; see pgherald stream --help", label);
-	free(label);
-	return -1;
+	if (failed) {
+		label = mask(url);
+		err_add(err, "output %s", label);
+		free(label);
+	}
+	arena_release(&arena);
+	return failed;
 }
 
-struct sink *sink_start(const char *url, const struct format *format, int progress, struct err *err)
+static struct sink *make(const struct sink_config *c, struct err *err)
 {
-	const struct sink_driver *driver = find_driver(url);
-	sigset_t all, before;
-	struct sink *s;
-	int failed;
+	struct sink *s = mem_alloc(sizeof(*s));
 
-	if (sink_check(url, err))
-		return NULL;
-	s = mem_alloc(sizeof(*s));
-	s->driver = driver;
-	s->url = mem_strdup(url);
-	s->label = mask(url);
-	s->format = format;
-	s->state = mem_alloc(driver->state_size);
+	s->label = mask(c->url);
 	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	s->progress = progress;
 	s->queued_end = &s->queued;
 	s->sent_end = &s->sent;
 	pthread_mutex_init(&s->lock, NULL);
+	s->driver = driver_find(&s->url, &s->arena, c->url, err);
+	if (!s->driver) {
+		err_add(err, "output %s", s->label);
+		sink_free(s);
+		return NULL;
+	}
+	s->format = c->format;
+	s->origin = mem_strdup(c->origin);
+	s->state = mem_alloc(s->driver->state_size);
+	s->acked = mem_alloc(WINDOW / 8);
+	s->max_in_flight = c->max_in_flight ? c->max_in_flight : s->driver->max_in_flight;
+	s->refused = c->refused;
+	s->dead = c->dead;
+	s->is_dead_letter = c->is_dead_letter;
+	s->progress = c->progress;
+	return s;
+}
+
+struct sink *sink_start(const struct sink_config *config, struct err *err)
+{
+	struct sink *s = make(config, err);
+	sigset_t all, before;
+	int failed;
+
+	if (!s)
+		return NULL;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
 	failed = pthread_create(&s->thread, NULL, run, s);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (failed) {
-		err_set(err, ERR_FAIL, "cannot start a thread for %s", url);
+		err_set(err, ERR_FAIL, "cannot start a thread for %s", s->label);
 		sink_free(s);
 		return NULL;
 	}

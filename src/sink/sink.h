@@ -2,46 +2,22 @@
  * A sink takes batches of finished messages and says which of them it has durably taken. It knows
  * bytes, address, key and position, never an event.
  *
- * Each sink has a thread of its own, which runs the driver's functions. The reader fills a batch
- * (sink_batch), hands it over (sink_send) and reads how far the sink has come (sink_taken).
- * Failure has one cure for all drivers: close, back off, open, send again from the lowest message
- * not taken; messages that the destination already holds (sink->held) are left out.
+ * Each sink has a thread of its own, which runs the driver's functions (sink/driver.h). The reader
+ * fills a batch (sink_batch), hands it over (sink_send) and reads how far the sink has come
+ * (sink_taken). Failure has one cure for all drivers: close, back off, open, send again from the
+ * first message not taken; messages that the destination already holds (sink->held) are left out.
  *
- * A batch has one owner at a time: reader, queue, sink thread, and back empty. The number of
- * batches is bounded, so memory is, however long a destination is away.
+ * The number of batches is bounded, so memory is, however long a destination is away.
  */
 #ifndef PGHERALD_SINK_H
 #define PGHERALD_SINK_H
 
-#include "base/err.h"
-#include "base/strbuf.h"
-#include "event/event.h"
+#include "sink/driver.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct message {
-	size_t at; /* in body; the message's bytes are followed by a newline that is not part */
-	size_t n;
-	size_t address_at, key_at; /* in meta */
-	uint32_t address_n, key_n;
-	struct position position;
-};
-
-struct batch {
-	struct batch *next;
-	uint64_t first; /* sequence number of messages[0]; the others count up by one */
-	uint32_t n;
-	uint32_t cap;
-	struct message *messages;
-	struct strbuf body;
-	struct strbuf meta;
-};
-
-static inline struct str batch_body(const struct batch *b, uint32_t i)
-{
-	return (struct str){ b->body.p + b->messages[i].at, b->messages[i].n };
-}
+struct format;
 
 /* How far the slot has been told, or is about to be: what a destination remembers beside the
  * messages. A slot that stands beyond it has been moved or made anew by somebody else. */
@@ -51,79 +27,77 @@ struct mark {
 	uint32_t timeline;
 };
 
-struct sink;
+/* What happens to a message that the destination refuses for good. */
+enum sink_refusal { REFUSED_STOP, REFUSED_SKIP, REFUSED_DEAD_LETTER };
 
-struct sink_driver {
-	const char *const *schemes; /* NULL-terminated */
-	const char *help;           /* one line: "file:PATH  appends lines" */
-	size_t state_size;          /* zeroed before each open, in sink->state */
-
-	/* Connects. Sets sink->held to the last position the destination holds, and sink->mark to
-	 * what it remembers, where it can know. Called again after a failure, once close has been
-	 * called. */
-	int (*open)(struct sink *s, struct err *err);
-
-	/* Sends messages [from, b->n). The batch stays valid until sink_took has passed it. */
-	int (*send)(struct sink *s, const struct batch *b, uint32_t from, struct err *err);
-
-	/* Waits up to timeout_ms (-1: for ever) for acknowledgements and calls sink_took; returns
-	 * early when sink->wake is readable. NULL: what was sent is taken. */
-	int (*poll)(struct sink *s, int timeout_ms, struct err *err);
-
-	/* Everything that can be made durable now is (towards the end). May be NULL. */
-	int (*flush)(struct sink *s, struct err *err);
-
-	/* Remembers this durably. NULL: the destination has no place for it. */
-	int (*mark)(struct sink *s, const struct mark *m, struct err *err);
-
-	/* Also after a failed open. */
-	void (*close)(struct sink *s);
+struct sink_config {
+	const char *url;
+	const struct format *format; /* for drivers that read back what they hold */
+	/* Who writes: SYSTEM/DATABASE/SLOT/OUTPUT. No other output of any pgherald has it, so a
+	 * destination that several write to can tell their messages and positions apart. */
+	const char *origin;
+	uint32_t max_in_flight; /* messages; 0: the driver's own limit */
+	enum sink_refusal refused;
+	struct sink *dead;   /* for dead letters, or NULL */
+	bool is_dead_letter; /* this is such a one: nothing is left out because it is held */
+	int progress; /* eventfd of the reader, written when something was taken or changed */
 };
 
 enum sink_condition { SINK_OPENING, SINK_OPEN, SINK_RETRYING, SINK_FAILED, SINK_ENDED };
 
 struct sink {
 	const struct sink_driver *driver;
-	char *url;
-	char *label;                 /* the URL without secrets, for people */
-	const struct format *format; /* for drivers that read back what they hold */
+	const struct format *format;
+	struct url url;
+	char *label; /* the URL without secrets, for people */
+	char *origin;
 	void *state;
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
-	int wake;             /* eventfd: a batch or the end has come */
-	int progress; /* eventfd of the reader, written when something was taken or changed */
+	int wake;             /* eventfd: the reader wants something, or an acknowledgement came */
+
+	int progress;
+	uint32_t max_in_flight;
+	enum sink_refusal refused;
+	struct sink *dead;
+	bool is_dead_letter;
+	uint64_t letters; /* the last number that dead letters were given here */
+	struct arena arena;
 
 	_Atomic uint64_t taken;  /* the last sequence number of an unbroken row that is taken */
 	_Atomic uint64_t marked; /* the LSN of the last mark of this process */
+	_Atomic bool woken;      /* sink_ack has written wake since the thread last looked */
 
 	pthread_t thread;
 	pthread_mutex_t lock;               /* guards all below */
 	struct batch *queued, **queued_end; /* from the reader, not seen by the thread yet */
 	struct batch *spare;
 	uint32_t nbatches;
-	uint32_t in_flight; /* handed over, not reclaimed */
+	uint32_t in_flight; /* batches handed over, not reclaimed */
 	bool reader_waits;  /* sink_busy was true */
 	bool draining, ending;
 	struct mark to_mark;
 	enum sink_condition condition;
-	struct err err; /* why, for RETRYING and FAILED */
+	struct err err;           /* why, for RETRYING and FAILED */
+	uint64_t *acked;          /* a bit for each number behind taken; a ring */
+	struct refusal *refusals; /* not settled yet, by number */
+	uint64_t known;           /* `taken` as the reader was last told */
 
-	struct batch *sent, **sent_end; /* the thread's own: sent, not all taken */
+	struct batch *sent, **sent_end; /* the thread's own: begun to be sent, not all taken */
+	uint64_t sent_to;               /* the last number that this connection was given */
 };
 
 /* Whether a driver knows this URL. */
 int sink_check(const char *url, struct err *err) MUST_CHECK;
 
-/* Makes a sink for this URL (kept) and starts its thread. progress is an eventfd. CONFIG when no
- * driver knows the scheme. */
-struct sink *sink_start(const char *url, const struct format *format, int progress,
-			struct err *err) MUST_CHECK;
+/* Makes a sink and starts its thread; everything is copied but format and dead. CONFIG for a URL
+ * that is wrong. */
+struct sink *sink_start(const struct sink_config *config, struct err *err) MUST_CHECK;
+
+/* ---- for the reader ---- */
 
 /* An empty batch, or NULL when all are in flight. */
 struct batch *sink_batch(struct sink *s);
-
-/* For a batch that will not be handed over. NULL is nothing. */
-void sink_batch_free(struct batch *b);
 
 /* Whether the thread has enough to do for now: a batch that is not full may as well be filled
  * further. When that ends, `progress` is written. */
@@ -161,17 +135,26 @@ void sink_end(struct sink *s);
  * thread may sit in a system call) and -1 is returned. */
 int sink_join(struct sink *s, int timeout_ms);
 
-/* For drivers: everything up to this sequence number is durably taken. From any thread. */
+/* ---- for drivers ---- */
+
+/* Everything up to this sequence number is durably taken. From the sink's thread. */
 void sink_took(struct sink *s, uint64_t seq);
 
-/* For drivers: whether so much is in flight that the reader may soon have to wait. */
+/* This one message is durably taken; in any order, from any thread, also twice. */
+void sink_ack(struct sink *s, uint64_t seq);
+
+/* The destination refuses this one for good. From any thread. */
+void sink_refuse(struct sink *s, uint64_t seq, const char *why);
+
+/* Whether so much is in flight that the reader may soon have to wait. */
 bool sink_pressed(struct sink *s);
 
-/* For drivers: waits until sink->wake is readable or the time is over. */
+/* Waits until sink->wake is readable or the time is over. */
 void sink_wait(struct sink *s, int timeout_ms);
 
-/* The drivers, NULL-terminated. */
-extern const struct sink_driver *const sink_drivers[];
-extern const struct sink_driver sink_file, sink_stdout, sink_null;
+/* Parameters of the URL, or their defaults. The rows must exist; text is NULL when unset. */
+const char *sink_text(const struct sink *s, const char *name);
+int64_t sink_int(const struct sink *s, const char *name);
+bool sink_bool(const struct sink *s, const char *name);
 
 #endif

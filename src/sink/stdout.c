@@ -9,12 +9,13 @@ static int stdout_open(struct sink *s, struct err *err)
 	return 0;
 }
 
-static int stdout_send(struct sink *s, const struct batch *b, uint32_t from, struct err *err)
+static int stdout_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		       struct err *err)
 {
-	size_t at = b->messages[from].at;
+	size_t at = b->messages[from].at, end = b->messages[to - 1].at + b->messages[to - 1].n + 1;
 
-	while (at < b->body.n) {
-		ssize_t n = write(STDOUT_FILENO, b->body.p + at, b->body.n - at);
+	while (at < end) {
+		ssize_t n = write(STDOUT_FILENO, b->body.p + at, end - at);
 
 		if (n < 0 && errno != EINTR)
 			return err_set(err, ERR_FAIL, "cannot write to standard output: %s",
@@ -30,6 +31,7 @@ static void stdout_close(struct sink *s)
 }
 
 const struct sink_driver sink_stdout = {
+	.name = "stdout",
 	.schemes = (const char *const[]){ "stdout", NULL },
 	.help = "stdout:  one line an event on standard output",
 	.open = stdout_open,

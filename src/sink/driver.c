@@ -1,0 +1,160 @@
+#include "sink/driver.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The build makes two lists of meson.build's table of drivers. */
+#define DRIVER(name) extern const struct sink_driver sink_##name;
+#define MISSING(name, schemes)
+#include "drivers.inc"
+#undef DRIVER
+#undef MISSING
+
+#define DRIVER(name) &sink_##name,
+#define MISSING(name, schemes)
+const struct sink_driver *const sink_drivers[] = {
+#include "drivers.inc"
+	NULL
+};
+#undef DRIVER
+#undef MISSING
+
+#define DRIVER(name)
+#define MISSING(name, schemes) #name,
+const char *const sink_missing[] = {
+#include "drivers.inc"
+	NULL
+};
+#undef MISSING
+
+#define MISSING(name, schemes) " " schemes " ",
+static const char *const missing_schemes[] = {
+#include "drivers.inc"
+	NULL
+};
+
+static int unknown(const char *scheme, struct err *err)
+{
+	char word[34];
+
+	snprintf(word, sizeof(word), " %.31s ", scheme);
+	for (size_t i = 0; sink_missing[i]; i++)
+		if (strstr(missing_schemes[i], word))
+			return err_set(
+				err, ERR_CONFIG,
+				"this build has no %s; build it where that client library is "
+				"installed (see HACKING.md)",
+				sink_missing[i]);
+	return err_set(err, ERR_CONFIG,
+		       "no output has the scheme \"%s:\"; see pgherald stream --help", scheme);
+}
+
+static const struct sink_driver *find(const char *scheme)
+{
+	for (size_t i = 0; sink_drivers[i]; i++)
+		for (const char *const *s = sink_drivers[i]->schemes; *s; s++)
+			if (strcmp(*s, scheme) == 0)
+				return sink_drivers[i];
+	return NULL;
+}
+
+static bool row_matches(const struct sink_param *row, const char *name)
+{
+	size_t n = strlen(row->name);
+
+	if (row->name[n - 1] == '*')
+		return strncmp(row->name, name, n - 1) == 0 && name[n - 1];
+	return strcmp(row->name, name) == 0;
+}
+
+static const struct sink_param *find_row(const struct sink_driver *d, const char *name)
+{
+	for (const struct sink_param *row = d->params; row && row->name; row++)
+		if (row_matches(row, name))
+			return row;
+	return NULL;
+}
+
+static bool is_choice(const char *choices, const char *value)
+{
+	size_t n = strlen(value);
+
+	for (const char *at = choices; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
+		if (strcspn(at, "|") == n && memcmp(at, value, n) == 0)
+			return true;
+	return false;
+}
+
+static bool is_int(const struct sink_param *row, const char *value)
+{
+	char *end;
+	long long v = strtoll(value, &end, 10);
+
+	return isdigit((unsigned char)*value) && !*end && v >= row->min && v <= row->max;
+}
+
+static int check_value(const struct sink_param *row, const char *value, struct err *err)
+{
+	size_t n = strlen(value);
+
+	switch (row->type) {
+	case PARAM_TEXT:
+		if ((int64_t)n < row->min || (int64_t)n > row->max)
+			return err_set(err, ERR_CONFIG, "its length is not from %lld to %lld",
+				       (long long)row->min, (long long)row->max);
+		return 0;
+	case PARAM_INT:
+		if (!is_int(row, value))
+			return err_set(err, ERR_CONFIG,
+				       "\"%.50s\" is not a whole number from %lld to %lld", value,
+				       (long long)row->min, (long long)row->max);
+		return 0;
+	case PARAM_BOOL:
+		if (!is_choice("true|false", value))
+			return err_set(err, ERR_CONFIG, "\"%.50s\" is neither true nor false", value);
+		return 0;
+	case PARAM_CHOICE:
+		if (!is_choice(row->arg, value))
+			return err_set(err, ERR_CONFIG, "\"%.50s\" is not one of %s", value,
+				       row->arg);
+		return 0;
+	}
+	return 0;
+}
+
+static int check_params(const struct sink_driver *d, const struct url *url, struct err *err)
+{
+	for (size_t i = 0; i < url->nparams; i++) {
+		const struct sink_param *row = find_row(d, url->params[i].name);
+
+		if (!row)
+			return err_set(err, ERR_CONFIG, "%s: has no parameter \"%.50s\"",
+				       url->scheme, url->params[i].name);
+		if (check_value(row, url->params[i].value, err))
+			return err_add(err, "%s", url->params[i].name);
+	}
+	return 0;
+}
+
+const struct sink_driver *driver_find(struct url *url, struct arena *arena, const char *text,
+				      struct err *err)
+{
+	const struct sink_driver *d;
+
+	if (url_parse(url, arena, text, err))
+		return NULL;
+	d = find(url->scheme);
+	if (!d)
+		unknown(url->scheme, err);
+	else if (check_params(d, url, err) || (d->check && d->check(url, err)))
+		d = NULL;
+	return d;
+}
+
+const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name)
+{
+	const char *value = url_param(url, name);
+
+	return value ? value : find_row(d, name)->def;
+}

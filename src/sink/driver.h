@@ -1,0 +1,100 @@
+/*
+ * What a destination is: one file, one table of functions and parameters. The build lists the
+ * drivers (meson.build); nothing outside a driver's file knows its client library.
+ */
+#ifndef PGHERALD_DRIVER_H
+#define PGHERALD_DRIVER_H
+
+#include "base/err.h"
+#include "base/url.h"
+#include "sink/batch.h"
+
+struct sink;
+struct mark;
+
+enum param_type {
+	PARAM_TEXT,   /* min..max bytes */
+	PARAM_INT,    /* min..max */
+	PARAM_BOOL,   /* true or false */
+	PARAM_CHOICE, /* one of arg, "a|b" */
+};
+
+/* A parameter of the driver's URLs. A name that ends in * stands for all that begin so. */
+struct sink_param {
+	const char *name;
+	enum param_type type;
+	const char *arg; /* what the value is called, for people */
+	const char *def; /* NULL: unset */
+	int64_t min, max;
+	const char *help; /* one line */
+};
+
+/* Rows that every driver with TLS has. */
+#define PARAMS_TLS                                                                                 \
+	{ "ca",                                                                                    \
+	  PARAM_TEXT,                                                                              \
+	  "FILE",                                                                                  \
+	  NULL,                                                                                    \
+	  1,                                                                                       \
+	  4096,                                                                                    \
+	  "trust this certificate authority; default: the system's" },                             \
+		{ "cert", PARAM_TEXT, "FILE", NULL, 1, 4096, "client certificate" },               \
+	{                                                                                          \
+		"cert_key", PARAM_TEXT, "FILE", NULL, 1, 4096, "its private key"                   \
+	}
+
+struct sink_driver {
+	const char *name;                /* "nats"; what --version shows */
+	const char *const *schemes;      /* NULL-terminated */
+	const char *help;                /* one line: "file:PATH  appends lines" */
+	const struct sink_param *params; /* ends with a zeroed row; NULL: none */
+
+	const char *address;  /* template of addresses when none is given; NULL: has none */
+	bool address_in_path; /* the URL's path, without its first slash, is the template */
+	bool (*address_plain)(unsigned char c); /* see flow/template.h */
+	char address_escape;
+	bool keys; /* messages have keys */
+
+	uint32_t max_in_flight; /* messages not taken, when the user says nothing; 0: no limit */
+	size_t state_size;      /* zeroed before each open, in sink->state */
+
+	/* Looks at the URL before anything is started; may be NULL. */
+	int (*check)(const struct url *url, struct err *err);
+
+	/* Connects. Sets sink->held to the last position the destination holds of sink->origin, and
+	 * sink->mark to what it remembers, where it can know. Called again after a failure, once
+	 * close has been called. RETRY for what passes; CONFIG for what the user has to mend. */
+	int (*open)(struct sink *s, struct err *err);
+
+	/* Sends messages [from, to), never more than the window has room for. The batch stays valid
+	 * until all of it is taken. */
+	int (*send)(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		    struct err *err);
+
+	/* Waits up to timeout_ms (-1: for ever) for acknowledgements; returns when some came, or
+	 * early when sink->wake is readable. NULL: what was sent is taken. */
+	int (*poll)(struct sink *s, int timeout_ms, struct err *err);
+
+	/* Everything that can be made durable now is (towards the end). May be NULL. */
+	int (*flush)(struct sink *s, struct err *err);
+
+	/* Remembers this durably. NULL: the destination has no place for it. */
+	int (*mark)(struct sink *s, const struct mark *m, struct err *err);
+
+	/* Also after a failed open. */
+	void (*close)(struct sink *s);
+};
+
+/* The drivers of this build, and the names of those it lacks; both NULL-terminated. */
+extern const struct sink_driver *const sink_drivers[];
+extern const char *const sink_missing[];
+
+/* Parses the URL into the arena and finds its driver; checks its parameters. CONFIG with what is
+ * wrong; the message shows no secret. */
+const struct sink_driver *driver_find(struct url *url, struct arena *arena, const char *text,
+				      struct err *err) MUST_CHECK;
+
+/* A parameter's value or its default; NULL when unset. The row must exist. */
+const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name);
+
+#endif
