@@ -23,8 +23,10 @@
 #define STATUS_IDLE_MS 10000
 /* Outputs that remember what the slot is told are asked to do so at most this often. */
 #define MARK_MS 1000
-/* A server that is silent this long is asked for a sign of life; silent twice, it is gone. */
-#define SILENCE_MS 30000
+/* A server that is silent for half of its wal_sender_timeout is asked for a sign of life; silent
+ * for twice that time, it is gone. This long where it has none, and at least. */
+#define SILENCE_MS 60000
+#define SILENCE_LEAST_MS 1000
 #define PUBLICATION_CHECK_MS 30000
 /* After so long without room in an output the log says who is waited for. */
 #define SAY_WAITING_MS 5000
@@ -76,7 +78,8 @@ struct capture {
 	int64_t retry_ms;
 	struct backoff backoff;
 	bool down_logged;
-	bool was_busy; /* another process had the slot since our last session */
+	bool was_busy;      /* another process had the slot since our last session */
+	int64_t session_ms; /* since when */
 	int64_t status_ms, heard_ms, publication_ms;
 	int64_t blocked_ms; /* since when there is no room, 0: there is */
 	uint64_t told;      /* the LSN of the last status */
@@ -242,6 +245,13 @@ static void mark(struct capture *c, bool now)
 		    &(struct mark){ c->marking, c->source.system_id, c->source.timeline });
 }
 
+static int64_t sender_timeout(const struct capture *c)
+{
+	int64_t ms = c->session.sender_timeout_ms ? c->session.sender_timeout_ms : SILENCE_MS;
+
+	return ms > SILENCE_LEAST_MS ? ms : SILENCE_LEAST_MS;
+}
+
 /* Tells the slot when it is time. */
 static int report(struct capture *c, bool now, struct err *err)
 {
@@ -257,7 +267,7 @@ static int report(struct capture *c, bool now, struct err *err)
 	if (!now && ms - c->status_ms < wait)
 		return 0;
 	/* An end to reach needs the server to say where it is. */
-	ping = ms - c->heard_ms >= SILENCE_MS || (c->until && !c->done);
+	ping = ms - c->heard_ms >= sender_timeout(c) / 2 || (c->until && !c->done);
 	c->pinged |= ping;
 	c->status_ms = ms;
 	c->told = tellable(c);
@@ -300,6 +310,8 @@ static void watch_socket(struct capture *c, bool on)
 		return;
 	epoll_ctl(c->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, stream_fd(c->session.stream), &ev);
 	c->reading = on;
+	c->heard_ms = clock_ms(); /* who does not listen hears nothing */
+	c->pinged = false;
 }
 
 static void disconnect(struct capture *c)
@@ -308,6 +320,14 @@ static void disconnect(struct capture *c)
 	session_close(&c->session);
 	decoder_reset(&c->decoder);
 	c->flowing = false;
+}
+
+/* A session that came to something ends the row of failures; one that is cut at once does not. */
+static void judge_session(struct capture *c)
+{
+	if (c->session.stream && (c->checkpoint.confirmed > c->session.start ||
+				  clock_ms() - c->session_ms > BACKOFF_MOST_MS))
+		backoff_reset(&c->backoff);
 }
 
 /* After a failure: whether it is worth another try. */
@@ -329,6 +349,7 @@ static int lost_session(struct capture *c, struct err *err)
 		log_warn("%s; %s", err->msg, busy ? "waiting as a standby" : "trying again");
 		c->down_logged = true;
 	}
+	judge_session(c);
 	disconnect(c);
 	if (busy)
 		stop_outputs(c); /* what they hold is for who has the slot to say */
@@ -362,11 +383,9 @@ static void connected(struct capture *c)
 			 c->settings->slot, LSN_ARG(c->session.start));
 	c->connected_once = true;
 	c->down_logged = c->was_busy = false;
-	backoff_reset(&c->backoff);
 	c->told = c->marking = 0;
 	c->status_ms = 0;
-	c->heard_ms = c->publication_ms = clock_ms();
-	c->pinged = false;
+	c->session_ms = c->publication_ms = clock_ms();
 	watch_socket(c, true);
 }
 
@@ -503,9 +522,9 @@ static int tick(struct capture *c, struct err *err)
 {
 	int64_t now = clock_ms();
 
-	if (c->pinged && now - c->heard_ms > 2 * SILENCE_MS && c->reading)
+	if (c->pinged && now - c->heard_ms > 2 * sender_timeout(c) && c->reading)
 		return err_set(err, ERR_RETRY, "the server has been silent for %d s",
-			       2 * SILENCE_MS / 1000);
+			       (int)(2 * sender_timeout(c) / 1000));
 	if (now - c->publication_ms >= PUBLICATION_CHECK_MS) {
 		c->publication_ms = now;
 		if (session_check_publication(&c->session, c->settings, err))

@@ -1,11 +1,17 @@
 #include "pg/conn.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CONNECT_TIMEOUT "10"
+
+/* A statement without an answer for so long is given up with its connection: the network may have
+ * gone without a word. */
+#define ANSWER_MS 30000
 
 /* SQLSTATEs, or their first characters, and what they mean for us; the first that fits decides.
  * PostgreSQL documentation, appendix "PostgreSQL Error Codes". */
@@ -119,8 +125,9 @@ static int pin(PGconn *conn, enum conn_kind kind, struct err *err)
 
 	if (set(conn, pins, err))
 		return -1;
-	if (PQsetClientEncoding(conn, ascii ? "SQL_ASCII" : "UTF8"))
-		return fail(ERR_RETRY, PQerrorMessage(conn), err);
+	if (set(conn, ascii ? "SET client_encoding = 'SQL_ASCII'" : "SET client_encoding = 'UTF8'",
+		err))
+		return -1;
 	if (version >= 170000 && set(conn, "SET transaction_timeout = 0", err))
 		return -1;
 	if (kind == CONN_SQL && version >= 140000)
@@ -139,15 +146,19 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 	/* Later keywords win: the user may change what stands before dbname only. */
 	const char *keys[] = { "fallback_application_name",
 			       "connect_timeout",
+			       "keepalives_idle",
+			       "keepalives_interval",
+			       "keepalives_count",
 			       "dbname",
 			       "replication",
 			       "gssencmode",
 			       NULL };
-	const char *values[] = { "pgherald", CONNECT_TIMEOUT, conninfo, "database", "disable", NULL };
+	const char *values[] = { "pgherald", CONNECT_TIMEOUT, "30",      "10", "3",
+				 conninfo,   "database",      "disable", NULL };
 	PGconn *conn;
 
 	if (kind == CONN_SQL)
-		keys[3] = NULL;
+		keys[6] = NULL;
 	conn = PQconnectdbParams(keys, values, 1);
 	if (PQstatus(conn) != CONNECTION_OK) {
 		fail_connect(conn, err);
@@ -162,16 +173,62 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 	return conn;
 }
 
+/* Whether the answer to what was sent is there; false when the time is over. */
+static bool await_answer(PGconn *conn)
+{
+	int64_t end = clock_ms() + ANSWER_MS;
+
+	while (PQisBusy(conn)) {
+		struct pollfd pfd = { PQsocket(conn), POLLIN, 0 };
+		int64_t left = end - clock_ms();
+
+		if (left <= 0)
+			return false;
+		if (poll(&pfd, 1, (int)left) > 0 && !PQconsumeInput(conn))
+			return true; /* the result says why */
+	}
+	return true;
+}
+
+/* The last of the results, as PQexec would return it. NULL when there is none in time. */
+static PGresult *take_results(PGconn *conn)
+{
+	PGresult *last = NULL, *res;
+
+	for (;;) {
+		if (!await_answer(conn)) {
+			PQclear(last);
+			return NULL;
+		}
+		res = PQgetResult(conn);
+		if (!res)
+			return last;
+		PQclear(last);
+		last = res;
+	}
+}
+
 PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
 		     const char *const *params)
 {
-	PGresult *res = nparams ? PQexecParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
-				: PQexec(conn, sql);
-	ExecStatusType status = PQresultStatus(res);
+	PGresult *res;
+	ExecStatusType status;
 
+	if (!(nparams ? PQsendQueryParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
+		      : PQsendQuery(conn, sql))) {
+		fail(ERR_RETRY, PQerrorMessage(conn), err);
+		return NULL;
+	}
+	res = take_results(conn);
+	if (!res) {
+		err_set(err, ERR_RETRY, "no answer from PostgreSQL in %d s", ANSWER_MS / 1000);
+		return NULL;
+	}
+	status = PQresultStatus(res);
 	if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
 		return res;
-	fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)), PQerrorMessage(conn), err);
+	fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)), PQresultErrorMessage(res),
+	     err);
 	PQclear(res);
 	return NULL;
 }

@@ -22,7 +22,8 @@ enum conn_kind { CONN_SQL, CONN_REPLICATION };
 PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err) MUST_CHECK;
 
 /* Runs one statement with text parameters (NULL is null); nparams 0 uses the simple protocol, so
- * that replication commands pass. Returns a result that the caller clears. */
+ * that replication commands pass. Returns a result that the caller clears. RETRY when there is no
+ * answer in 30 s: the connection is of no use then. */
 PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
 		     const char *const *params) MUST_CHECK;
 

@@ -302,6 +302,21 @@ class Database:
                         else f"drop database {self.name}")
 
 
+class Via(Database):
+    """A database as pgherald shall reach it: as another role, over another address.
+
+        Via(db, user="guarded"), Via(db, host="127.0.0.1", port=proxy.port)
+    """
+
+    def __init__(self, db, **more):
+        self.__dict__.update(db.__dict__)
+        self.more = more
+
+    @property
+    def conninfo(self):
+        return self.server.conninfo(self.name, **self.more)
+
+
 def drop_slots(server, dbname):
     where = f"from pg_replication_slots where database = '{dbname}'"
     server.sql(f"select pg_terminate_backend(active_pid) {where} and active")

@@ -4,25 +4,13 @@ import time
 
 import postgres
 import pytest
-from postgres import wait_until
+from postgres import Via, wait_until
 
 
 @pytest.fixture
 def table(db):
     db.sql("create table t (n int primary key, t text)")
     return db
-
-
-class AsRole(postgres.Database):
-    """A database as another role than the tests' sees it."""
-
-    def __init__(self, db, **more):
-        self.__dict__.update(db.__dict__)
-        self.more = more
-
-    @property
-    def conninfo(self):
-        return self.server.conninfo(self.name, **self.more)
 
 
 @pytest.fixture
@@ -286,7 +274,7 @@ def test_case_40_a_publication_dropped_while_streaming_is_an_error(table, herald
 def test_case_40_the_servers_warning_is_heard_whatever_the_role_has_set(table, role, herald):
     # Given a role that does not want to see warnings
     table.sql(f"alter role {role} set client_min_messages = error")
-    stream = herald(AsRole(table, user=role))
+    stream = herald(Via(table, user=role))
     insert(table, 1)
     stream.wait_for(1)
 
@@ -337,7 +325,7 @@ def test_a_wrong_password_ends_at_once_and_stays_secret(new_server, herald):
     db.server.hba("local all postgres trust\nlocal all all scram-sha-256\n")
     db.server.sql("select pg_reload_conf()")
     for log_format in ("logfmt", "json"):
-        stream = herald(AsRole(db, user="guarded", password="5ecret"), "--log-level", "debug",
+        stream = herald(Via(db, user="guarded", password="5ecret"), "--log-level", "debug",
                         "--log-format", log_format, ready=False)
         assert stream.wait_exit() == 78
         assert "password authentication failed" in stream.err
@@ -410,7 +398,7 @@ def test_a_role_that_has_too_many_connections_is_waited_for(table, role, herald)
     # Given a role that is no superuser and may not connect just now
     table.sql(f"create publication pgherald for all tables;"
               f"alter role {role} nosuperuser replication connection limit 0")
-    stream = herald(AsRole(table, user=role), ready=False)
+    stream = herald(Via(table, user=role), ready=False)
     stream.wait_log("too many connections")
 
     # then the stream begins as soon as it may
@@ -429,7 +417,7 @@ def test_a_role_whose_settings_would_be_in_the_way(table, role, herald):
         settings["transaction_timeout"] = "100ms"
     for name, value in settings.items():
         table.sql(f"alter role {role} set {name} = '{value}'")
-    stream = herald(AsRole(table, user=role))
+    stream = herald(Via(table, user=role))
     sender = table.slot_state()["active_pid"]
     table.sql("select pg_sleep(0.5)")
     table.sql("insert into t select generate_series(1, 20000)")
