@@ -239,10 +239,11 @@ def test_case_12_a_blocked_output_costs_neither_connection_nor_memory(new_server
     assert resident_kib(stream.pid) < 400_000  # a sanitizer's own share included
     assert "waiting for output stdout:" in stream.err
 
-    # and all events come once somebody reads
+    # and all events come once somebody reads, over that same connection
     stream.drain()
     stream.wait_for(50000)
     assert [e["new"]["n"] for e in stream.events] == list(range(1, 50001))
+    assert "trying again" not in stream.err
 
 
 def test_case_13_the_server_can_stop_while_we_are_connected(new_server, herald):
