@@ -5,8 +5,10 @@
  *
  *	static enum herald_answer on_user(void *user, const struct herald_event *e)
  *	{
- *		printf("user %s signed up\n", herald_text(e, HERALD_NEW, herald_column(e, "name"),
- *NULL)); return HERALD_TAKEN;
+ *		int name = herald_column(e, "name");
+ *
+ *		printf("%s signed up\n", herald_text(e, HERALD_NEW, name, NULL));
+ *		return HERALD_TAKEN;
  *	}
  *
  *	struct herald_stream *s = herald_stream_new();

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 /* A batch is handed over when it has this much. */
-#define BATCH_BYTES (256u << 10)
-#define BATCH_MESSAGES 2048
+#define BATCH_BYTES (64u << 10)
+#define BATCH_MESSAGES 512
 
 /* Where refused messages go: the words of the option, in the order of enum sink_refusal. */
 static const char *const refusals[] = { "stop", "skip", "dead-letter" };

@@ -153,6 +153,11 @@ static int resume(struct sink *s, int fd, struct err *err)
 		return 0;
 	if (read_beside(s, &f->last, &whole, err))
 		return -1;
+	if (st.st_size == 0) { /* a new file, whatever one of that name there was before */
+		f->last = (struct position){ 0 };
+		s->mark = (struct mark){ 0 };
+		whole = 0;
+	}
 	if (s->format->position)
 		return resume_lines(s, fd, st.st_size, err);
 	s->held = f->last;

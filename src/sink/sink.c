@@ -14,7 +14,7 @@
 
 /* How much may be in flight to one sink: batches, and messages in all of them. */
 #define MAX_BATCHES 32
-#define WINDOW 65536
+#define WINDOW 16384
 
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_MOST_MS 10000

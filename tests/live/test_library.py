@@ -178,6 +178,20 @@ def test_the_actors_example_shows_old_and_new(db):
     assert head[2] == "  primaryname: Fred -> Fred Astaire\n"
 
 
+def test_the_forward_example_forwards_and_counts(db, tmp_path):
+    db.sql("create table t (n int primary key)")
+    path = tmp_path / "out.json"
+    process = subprocess.Popen([f"{BUILD}/forward", db.conninfo, f"file:{path}"], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.environment())
+    db.slot = "forward"
+    ready(db)
+    db.sql("insert into t select generate_series(1, 3)")
+    wait_until(lambda: len(program.read_lines(path)) == 3, "the events to be in the file")
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "3 events forwarded\n")
+
+
 def test_only_the_public_names_are_exported():
     names = subprocess.run(["nm", "-D", "--defined-only", f"{BUILD}/libpgherald.so"], text=True,
                            capture_output=True, check=True).stdout.split("\n")

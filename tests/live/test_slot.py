@@ -424,3 +424,20 @@ def test_a_role_whose_settings_would_be_in_the_way(table, role, herald):
     stream.wait_for(20000)
     assert table.slot_state()["active_pid"] == sender
     assert "level=warn" not in stream.err
+
+
+def test_a_file_that_was_removed_begins_anew(table, herald, tmp_path):
+    # Given a file output that has come to its end, and its slot
+    path = tmp_path / "out.json"
+    streamed(table, herald, path, 1)
+
+    # when somebody starts over: no slot, no file, but what is beside it was forgotten
+    path.unlink()
+    drop_slot(table)
+    insert(table, 2)
+    make_slot(table)
+
+    # then there is nothing to refuse
+    stream = herald(table, file=path)
+    insert(table, 3)
+    assert numbers(stream.wait_for(1)) == [3]
