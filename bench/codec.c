@@ -2,22 +2,19 @@
  * Decoder and encoder alone, on one core: the pgoutput messages of a million inserts, as the server
  * sends them, decoded and encoded as native JSON. Usage: codec [ROUNDS]
  */
-#include "../tests/unit/wire.h"
+#include "rows.h"
 
 #include "base/clock.h"
 #include "decode/decoder.h"
 #include "encode/encode.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #define ROWS 1000
 
-static const struct {
-	const char *name;
-	uint32_t type;
-} columns[] = { { "id", 20 },   { "n", 23 },    { "name", 25 },   { "amount", 1700 },
-		{ "body", 25 }, { "at", 1184 }, { "tags", 1009 }, { "doc", 3802 } };
+static const struct rows_column columns[] = { { "id", 20 },       { "n", 23 },    { "name", 25 },
+					      { "amount", 1700 }, { "body", 25 }, { "at", 1184 },
+					      { "tags", 1009 },   { "doc", 3802 } };
 
 #define NCOLUMNS (sizeof(columns) / sizeof(columns[0]))
 
@@ -45,51 +42,17 @@ static int on_commit(void *user, uint64_t end_lsn, struct err *err)
 	return 0;
 }
 
-static void put_text(struct strbuf *b, const char *text)
-{
-	wire_u8(b, 't');
-	wire_u32(b, (uint32_t)strlen(text));
-	strbuf_add(b, text, strlen(text));
-}
-
 static void put_row(struct strbuf *b, int i)
 {
-	char text[128];
-
-	wire_row(b, 'I', 16384);
-	wire_u8(b, 'N');
-	wire_u16(b, NCOLUMNS);
-	snprintf(text, sizeof(text), "%d", i + 100000);
-	put_text(b, text);
-	snprintf(text, sizeof(text), "%d", i % 1000);
-	put_text(b, text);
-	snprintf(text, sizeof(text), "customer %d", i + 100000);
-	put_text(b, text);
-	snprintf(text, sizeof(text), "%d.%02d", i, i % 100);
-	put_text(b, text);
-	put_text(b, "c4ca4238a0b923820dcc509a6f75849bc4ca4238a0b923820dcc509a6f75");
-	put_text(b, "2026-01-02 03:46:40+00");
-	snprintf(text, sizeof(text), "{red,green,\"tag %d\"}", i % 50);
-	put_text(b, text);
-	snprintf(text, sizeof(text), "{\"k\": %d, \"flag\": %s}", i + 100000,
-		 i % 2 ? "false" : "true");
-	put_text(b, text);
-}
-
-static void put_relation(struct strbuf *b)
-{
-	wire_u8(b, 'R');
-	wire_u32(b, 16384);
-	wire_z(b, "public");
-	wire_z(b, "bench");
-	wire_u8(b, 'd');
-	wire_u16(b, NCOLUMNS);
-	for (size_t i = 0; i < NCOLUMNS; i++) {
-		wire_u8(b, i == 0);
-		wire_z(b, columns[i].name);
-		wire_u32(b, columns[i].type);
-		wire_u32(b, UINT32_MAX);
-	}
+	rows_insert(b, NCOLUMNS);
+	rows_value(b, "%d", i + 100000);
+	rows_value(b, "%d", i % 1000);
+	rows_value(b, "customer %d", i + 100000);
+	rows_value(b, "%d.%02d", i, i % 100);
+	rows_value(b, "c4ca4238a0b923820dcc509a6f75849bc4ca4238a0b923820dcc509a6f75");
+	rows_value(b, "2026-01-02 03:46:40+00");
+	rows_value(b, "{red,green,\"tag %d\"}", i % 50);
+	rows_value(b, "{\"k\": %d, \"flag\": %s}", i + 100000, i % 2 ? "false" : "true");
 }
 
 int main(int argc, char **argv)
@@ -107,7 +70,7 @@ int main(int argc, char **argv)
 	if (decoder_message(&d, 1, 1, strbuf_view(&wire), &err))
 		return 1;
 	wire.n = 0;
-	put_relation(&wire);
+	rows_relation(&wire, columns, NCOLUMNS);
 	if (decoder_message(&d, 1, 1, strbuf_view(&wire), &err))
 		return 1;
 	wire.n = 0;

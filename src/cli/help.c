@@ -1,6 +1,7 @@
 #include "cli/help.h"
 
 #include "conf/options.h"
+#include "sink/driver.h"
 
 #include <ctype.h>
 
@@ -59,6 +60,20 @@ static void print_option(FILE *f, const struct option *o)
 	fputc('\n', f);
 }
 
+void help_drivers(FILE *f, const char *before, const char *behind)
+{
+	fputs(before, f);
+	for (size_t i = 0; sink_drivers[i]; i++)
+		fprintf(f, " %s%s", sink_drivers[i]->schemes[0], behind);
+	fputc('\n', f);
+	if (!sink_missing[0])
+		return;
+	fputs("Not in this build:", f);
+	for (size_t i = 0; sink_missing[i]; i++)
+		fprintf(f, " %s", sink_missing[i]);
+	fputc('\n', f);
+}
+
 void help_verb(FILE *f, const struct verb *v)
 {
 	const struct option *connection = options_find(STR("connection"), '-');
@@ -78,6 +93,8 @@ void help_verb(FILE *f, const struct verb *v)
 		printed = heading;
 		print_option(f, o);
 	}
+	if (strcmp(v->name, "stream") == 0)
+		help_drivers(f, "Outputs:", ":");
 	fprintf(f, "More in pgherald-%s(1).\n", v->name);
 }
 

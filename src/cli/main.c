@@ -47,6 +47,7 @@ int main(int argc, char **argv)
 	}
 	if (strcmp(command.verb, "--version") == 0 || strcmp(command.verb, "-V") == 0) {
 		printf("pgherald " PGHERALD_VERSION "\n");
+		help_drivers(stdout, "Outputs:", "");
 		return 0;
 	}
 	verb = verbs_find(command.verb);

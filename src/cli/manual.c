@@ -1,8 +1,10 @@
 /*
  * Fills in manual pages at build time: copies scdoc text from standard input to standard output and
- * puts options in place of a line "@OPTIONS VERB", keys of the YAML file in place of "@KEYS".
+ * puts options in place of a line "@OPTIONS VERB", keys of the YAML file in place of "@KEYS", and
+ * destinations with their parameters in place of "@OUTPUTS".
  */
 #include "conf/options.h"
+#include "sink/driver.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -99,6 +101,45 @@ static void put_keys(void)
 	}
 }
 
+static void put_param(const struct sink_param *p)
+{
+	fputs("\t*", stdout);
+	put_text(p->name);
+	fputs("*=_", stdout);
+	put_text(p->type == PARAM_BOOL ? "true|false" : p->arg);
+	fputs("_\n\t\t", stdout);
+	put_sentence("", p->help);
+	if (p->def) {
+		fputs(" Default: ", stdout);
+		put_text(p->def);
+		putchar('.');
+	}
+	fputs("\n\n", stdout);
+}
+
+/* A driver's help is what to write, two blanks, and what it does. */
+static void put_outputs(void)
+{
+	for (size_t i = 0; sink_drivers[i]; i++) {
+		const struct sink_driver *d = sink_drivers[i];
+		const char *what = strstr(d->help, "  ");
+
+		printf("*");
+		for (const char *c = d->help; c < what; c++)
+			put_text((char[]){ *c, '\0' });
+		printf("*\n\t");
+		put_sentence("", what + 2);
+		if (d->address) {
+			printf(" Address: ");
+			put_text(d->address);
+			putchar('.');
+		}
+		printf("\n\n");
+		for (const struct sink_param *p = d->params; p && p->name; p++)
+			put_param(p);
+	}
+}
+
 int main(void)
 {
 	char *line = NULL;
@@ -110,6 +151,8 @@ int main(void)
 			put_options(line + strlen("@OPTIONS "));
 		else if (strcmp(line, "@KEYS") == 0)
 			put_keys();
+		else if (strcmp(line, "@OUTPUTS") == 0)
+			put_outputs();
 		else
 			puts(line);
 	}

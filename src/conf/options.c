@@ -57,7 +57,7 @@ const struct option options[] = {
 	  "stream", "N", "0", 0, INT64_MAX, "exit after so many events; 0: no limit" },
 
 	{ "to", 0, OPTION_OUTPUT, OPTION_SECRET | OPTION_RELOAD, OPTION_NOWHERE, OPTION_NOWHERE,
-	  "stream", "URL", .help = "output: stdout:, file:PATH or null:; may be repeated",
+	  "stream", "URL", .help = "output, as in file:PATH or nats://HOST/SUBJECT; may be repeated",
 	  .more = "Options of a single output can be parameters of its URL, as in "
 		  "file:/var/log/app.json?format=pgevents&tables=public.*. Without any output events "
 		  "go to standard output.",
@@ -65,13 +65,13 @@ const struct option options[] = {
 	{ "format", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(format),
 	  "stream", "native|pretty|pgevents|wal-listener|wal2json|cloudevents|debezium",
 	  .help = "format of events; default: native, or pretty in a terminal" },
-	{ "numeric", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(numeric),
+	{ "numeric", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(numeric),
 	  "stream", "number|string", "number", .help = "how numeric values are written" },
-	{ "int8", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(int8),
+	{ "int8", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(int8),
 	  "stream", "number|string", "number", .help = "how 64-bit integers are written" },
-	{ "bytea", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(bytea),
+	{ "bytea", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(bytea),
 	  "stream", "hex|base64", "hex", .help = "how bytea values are written" },
-	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(timestamps),
+	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(timestamps),
 	  "stream", "iso|epoch_us", "iso", .help = "how dates and timestamps are written" },
 	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD, AT_OUTPUT(tags),
 	  "stream", "NAME=VALUE,...", .help = "constant labels in every native event" },

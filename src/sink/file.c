@@ -261,7 +261,9 @@ const struct sink_driver sink_file = {
 	.name = "file",
 	.check = file_check,
 	.schemes = (const char *const[]){ "file", NULL },
-	.help = "file:PATH  appends lines; taken when fsync has returned",
+	.help = "file:PATH  appends one event a line; taken when it is on disk. A torn last line, "
+		"as a "
+		"crash leaves, is cut, and what the file holds already is not written again",
 	.state_size = sizeof(struct file),
 	.open = file_open,
 	.send = file_send,

@@ -33,7 +33,9 @@ static void stdout_close(struct sink *s)
 const struct sink_driver sink_stdout = {
 	.name = "stdout",
 	.schemes = (const char *const[]){ "stdout", NULL },
-	.help = "stdout:  one line an event on standard output",
+	.help = "stdout:  one event a line on standard output; readable lines in colour when that "
+		"is a "
+		"terminal (NO_COLOR turns the colour off)",
 	.open = stdout_open,
 	.send = stdout_send,
 	.close = stdout_close,
