@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define CONNECT_TIMEOUT "10"
+#define CONNECT_MS 10000
 
 /* A statement without an answer for so long is given up with its connection: the network may have
  * gone without a word. */
@@ -59,15 +60,17 @@ static int fail(enum err_kind kind, const char *text, struct err *err)
 	return -1;
 }
 
-/* libpq gives no SQLSTATE for a connection that failed; the server's words are in the text. What a
- * user has to mend is told from what may pass by these; the first that fits decides, and adds what
- * helps. */
+/* libpq gives no SQLSTATE for a connection that failed; the words are in the text. What a user has to
+ * mend is told from what may pass by these; the first that fits decides, and adds what helps. */
 static const struct {
 	const char *words;
 	enum err_kind kind;
 	const char *help;
 } refusals[] = {
 	{ "too many connections", ERR_RETRY, "" },
+	{ "too many clients", ERR_RETRY, "" },
+	{ "connection slots", ERR_RETRY, "" },
+	{ "the database system is", ERR_RETRY, "" },
 	{ "is not currently accepting", ERR_RETRY, "" },
 	{ "password authentication failed", ERR_CONFIG, "" },
 	{ "no password supplied", ERR_CONFIG, "" },
@@ -81,22 +84,62 @@ static const struct {
 	{ "database \"", ERR_CONFIG, "" },
 	{ "invalid connection option", ERR_CONFIG, "" },
 	{ "certificate", ERR_CONFIG, "" },
+	{ "does not support SSL", ERR_CONFIG, "" },
 	{ "authentication failed", ERR_CONFIG, "" },
 };
 
-static int fail_connect(PGconn *conn, struct err *err)
+/* Connects once more, only to hear the SQLSTATE of the refusal: libpq puts it into the text when it
+ * is told to be verbose, which it can be while it connects step by step. */
+static void ask_why(const char *const *keys, const char *const *values, char state[6])
 {
-	const char *text = PQerrorMessage(conn);
-	size_t n;
+	PGconn *conn = PQconnectStartParams(keys, values, 1);
+	PostgresPollingStatusType next = PGRES_POLLING_WRITING;
+	int64_t end = clock_ms() + CONNECT_MS, left = CONNECT_MS;
+	const char *at;
 
-	fail(ERR_RETRY, text, err);
-	n = strlen(err->msg);
+	PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+	while (PQstatus(conn) != CONNECTION_BAD && left > 0 && next != PGRES_POLLING_OK &&
+	       next != PGRES_POLLING_FAILED) {
+		struct pollfd pfd = { PQsocket(conn),
+				      next == PGRES_POLLING_READING ? POLLIN : POLLOUT, 0 };
+
+		if (poll(&pfd, 1, (int)left) > 0)
+			next = PQconnectPoll(conn);
+		left = end - clock_ms();
+	}
+	/* "FATAL:  28P01: the server's words" */
+	for (at = PQerrorMessage(conn); (at = strstr(at, ":  ")) != NULL; at++)
+		if (strspn(at + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && at[8] == ':')
+			memcpy(state, at + 3, 5);
+	PQfinish(conn);
+}
+
+/* What a server says in another language than English is told by its SQLSTATE. */
+static void classify_connect(const char *text, const char *const *keys, const char *const *values,
+			     struct err *err)
+{
+	size_t n = strlen(err->msg);
+	char state[6] = "";
+
 	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
 		if (strstr(text, refusals[i].words)) {
 			err->kind = refusals[i].kind;
 			snprintf(err->msg + n, sizeof(err->msg) - n, "%s", refusals[i].help);
-			break;
+			return;
 		}
+	if (strstr(text, ":  ")) /* it is the server that speaks */
+		ask_why(keys, values, state);
+	if (strcmp(state, "55000") != 0) /* the database takes no connections now */
+		err->kind = conn_classify(state);
+}
+
+static int fail_connect(PGconn *conn, const char *const *keys, const char *const *values,
+			struct err *err)
+{
+	const char *text = PQerrorMessage(conn);
+
+	fail(ERR_RETRY, text, err);
+	classify_connect(text, keys, values, err);
 	return -1;
 }
 
@@ -161,7 +204,7 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 		keys[6] = NULL;
 	conn = PQconnectdbParams(keys, values, 1);
 	if (PQstatus(conn) != CONNECTION_OK) {
-		fail_connect(conn, err);
+		fail_connect(conn, keys, values, err);
 		PQfinish(conn);
 		return NULL;
 	}

@@ -77,10 +77,11 @@ class Postgres:
         with Postgres(wal_sender_timeout="2s", tcp=True) as server: ...
 
     Connections go through a unix socket in the cluster's folder; tcp=True adds a free port on
-    127.0.0.1. durable=True keeps fsync on, for tests that crash the server.
+    127.0.0.1. durable=True keeps fsync on, for tests that crash the server. language="de" makes it
+    speak German where lc_messages is no plain C and the translation is installed.
     """
 
-    def __init__(self, tcp=False, durable=False, initdb=(), **settings):
+    def __init__(self, tcp=False, durable=False, initdb=(), language="", **settings):
         self.bin = server_bin()
         self.owner = server_owner()
         self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
@@ -88,6 +89,7 @@ class Postgres:
         self.log_path = f"{self.dir}/server.log"
         self.port = free_port() if tcp else 5432
         self.process = None
+        self.language = language
         self._version = None
         if self.owner:
             os.chown(self.dir, self.owner["user"], self.owner["group"])
@@ -145,6 +147,7 @@ class Postgres:
             self.process = subprocess.Popen(
                 [f"{self.bin}/postgres", "-D", self.data], cwd="/", stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "LANGUAGE": self.language},
                 # A test run that is killed takes its servers along.
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT), **self.owner)
         wait_until(self._answers, "the server to start")
