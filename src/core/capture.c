@@ -9,6 +9,7 @@
 #include "decode/decoder.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -330,6 +331,19 @@ static void judge_session(struct capture *c)
 		backoff_reset(&c->backoff);
 }
 
+/* What fails for good in the middle of a transaction would fail there again. */
+static int fail_for_good(struct capture *c, struct err *err)
+{
+	const struct event *e = &c->decoder.event;
+
+	if (err->kind != ERR_FAIL || !c->decoder.in_transaction)
+		return -1;
+	return err_add(err,
+		       "transaction %" PRIu32 ", committed at " LSN_FMT
+		       " (to give up what is left of it, go on with --from " LSN_FMT ")",
+		       e->xid, LSN_ARG(e->position.lsn), LSN_ARG(e->position.lsn + 1));
+}
+
 /* After a failure: whether it is worth another try. */
 static int lost_session(struct capture *c, struct err *err)
 {
@@ -344,7 +358,7 @@ static int lost_session(struct capture *c, struct err *err)
 		c->binary = c->decoder.binary_refused = false;
 		backoff_reset(&c->backoff);
 	} else if (err->kind != ERR_RETRY && !busy) {
-		return -1;
+		return fail_for_good(c, err);
 	} else if (!c->down_logged && !c->stop) {
 		log_warn("%s; %s", err->msg, busy ? "waiting as a standby" : "trying again");
 		c->down_logged = true;

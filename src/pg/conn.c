@@ -60,8 +60,8 @@ static int fail(enum err_kind kind, const char *text, struct err *err)
 	return -1;
 }
 
-/* libpq gives no SQLSTATE for a connection that failed; the words are in the text. What a user has to
- * mend is told from what may pass by these; the first that fits decides, and adds what helps. */
+/* libpq gives no SQLSTATE for a connection that failed; the words are in the text. What a user has
+ * to mend is told from what may pass by these; the first that fits decides, and adds what helps. */
 static const struct {
 	const char *words;
 	enum err_kind kind;

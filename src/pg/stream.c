@@ -187,7 +187,7 @@ ssize_t stream_fill(struct stream *s, struct err *err)
 /* ErrorResponse and NoticeResponse: fields of one letter and a NUL-terminated string. */
 struct server_notice {
 	struct str severity, sqlstate; /* in no language */
-	struct str message, detail, hint;
+	struct str message, detail, hint, context;
 };
 
 static struct server_notice parse_notice(struct str body)
@@ -209,6 +209,8 @@ static struct server_notice parse_notice(struct str body)
 			n.detail = text;
 		else if (field == 'H')
 			n.hint = text;
+		else if (field == 'W')
+			n.context = text;
 	}
 	return n;
 }
@@ -227,9 +229,10 @@ static int server_error(struct str body, struct err *err)
 			"%.*s at the point of the WAL where the slot stands; create it, then go on "
 			"behind that point with --from now (what is before is given up)",
 			STR_ARG(n.message));
-	return err_set(err, conn_classify(state), "%.*s%s%.*s%s%s%.*s", STR_ARG(n.message),
+	return err_set(err, conn_classify(state), "%.*s%s%.*s%s%s%.*s%s%.*s", STR_ARG(n.message),
 		       n.detail.n ? " (" : "", STR_ARG(n.detail), n.detail.n ? ")" : "",
-		       n.hint.n ? "; " : "", STR_ARG(n.hint));
+		       n.hint.n ? "; " : "", STR_ARG(n.hint), n.context.n ? "; " : "",
+		       STR_ARG(n.context));
 }
 
 /* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. The state is

@@ -374,16 +374,3 @@ def test_case_54_databases_in_other_encodings(server, herald):
     finally:
         latin.drop()
         raw.drop()
-
-
-def test_case_55_a_very_large_row_passes(db, herald, tmp_path):
-    db.sql("create table t (id int primary key, v text)")
-    path = tmp_path / "out.json"
-    stream = herald(db, file=path)
-    db.sql("insert into t values (1, repeat('0123456789', 10000000))")
-    db.sql("insert into t values (2, 'small')")
-    stream.wait_until(lambda: stream.count == 2, "both rows")
-    with open(path, "rb") as f:
-        first, second = (json.loads(line) for line in f)
-    assert len(first["new"]["v"]) == 100_000_000
-    assert second["new"]["v"] == "small"
