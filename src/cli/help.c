@@ -30,7 +30,7 @@ static int print_flag(FILE *f, const struct option *o)
 	bool negative = o->type == OPTION_BOOL && o->def && strcmp(o->def, "true") == 0;
 	int n = fprintf(f, "  ");
 
-	if (strcmp(o->name, "connection") == 0)
+	if (o->flags & OPTION_ARGUMENT)
 		return n + fprintf(f, "%s", o->arg);
 	if (o->letter)
 		n += fprintf(f, "-%c, ", o->letter);
@@ -76,11 +76,13 @@ void help_drivers(FILE *f, const char *before, const char *behind)
 
 void help_verb(FILE *f, const struct verb *v)
 {
-	const struct option *connection = options_find(STR("connection"), '-');
+	const struct option *argument = options_argument(v->name);
 	const char *heading = NULL, *printed = NULL;
 
-	fprintf(f, "Example: %s\n\nUsage: pgherald %s %s[OPTIONS]\n%s", v->example, v->name,
-		option_of_verb(connection, v->name) ? "[CONNINFO] " : "", v->text);
+	fprintf(f, "Example: %s\n\nUsage: pgherald %s ", v->example, v->name);
+	if (argument)
+		fprintf(f, argument->min ? "%s " : "[%s] ", argument->arg);
+	fprintf(f, "[OPTIONS]\n%s", v->text);
 	for (size_t i = 0; i < options_count; i++) {
 		const struct option *o = &options[i];
 
@@ -93,7 +95,7 @@ void help_verb(FILE *f, const struct verb *v)
 		printed = heading;
 		print_option(f, o);
 	}
-	if (strcmp(v->name, "stream") == 0)
+	if (option_of_verb(options_find(STR("to"), '-'), v->name))
 		help_drivers(f, "Outputs:", ":");
 	fprintf(f, "More in pgherald-%s(1).\n", v->name);
 }

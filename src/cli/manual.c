@@ -63,13 +63,13 @@ static void put_options(const char *verb)
 
 		if (!option_of_verb(o, verb))
 			continue;
-		if (strcmp(o->name, "connection") == 0)
+		if (o->flags & OPTION_ARGUMENT)
 			printf("_%s_", o->arg);
 		else if (o->letter)
 			printf("*-%c*, *--%s*", o->letter, o->name);
 		else
 			printf("*--%s%s*", is_true(o) ? "no-" : "", o->name);
-		if (o->type != OPTION_BOOL && strcmp(o->name, "connection") != 0)
+		if (o->type != OPTION_BOOL && !(o->flags & OPTION_ARGUMENT))
 			put_value(o);
 		fputs("\n\t", stdout);
 		put_sentence(is_true(o) ? "do not " : "", o->help);

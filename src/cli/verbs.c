@@ -19,6 +19,10 @@ const struct verb verbs[] = {
 	  "Says what it will remove and asks before it does. Events that no output has taken are\n"
 	  "given up with the slot.\n",
 	  drop_run },
+	{ "replay", "send events again that an output had refused",
+	  "pgherald replay refused.json --to nats://localhost/shop.{table}?stream=SHOP",
+	  "Reads dead letters and sends each to where it was to go, with its key and its id.\n",
+	  replay_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",
 	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "

@@ -13,7 +13,9 @@
 
 /* clang-format off */
 const struct option options[] = {
-	{ "connection", 0, OPTION_STRING, OPTION_SECRET, AT(connection),
+	{ "letters", 0, OPTION_STRING, OPTION_ARGUMENT | OPTION_FLAG_ONLY, AT(letters),
+	  "replay", "FILE", NULL, 1, 4096, "a file of dead letters; - is standard input" },
+	{ "connection", 0, OPTION_STRING, OPTION_SECRET | OPTION_ARGUMENT, AT(connection),
 	  "stream check status drop", "CONNINFO", "", 0, 65536,
 	  "the database: a libpq URI or keywords; PG* variables apply too",
 	  "On the command line it is the argument without a flag.",
@@ -57,7 +59,7 @@ const struct option options[] = {
 	  "stream", "N", "0", 0, INT64_MAX, "exit after so many events; 0: no limit" },
 
 	{ "to", 0, OPTION_OUTPUT, OPTION_SECRET | OPTION_RELOAD, OPTION_NOWHERE, OPTION_NOWHERE,
-	  "stream", "URL", .help = "output, as in file:PATH or nats://HOST/SUBJECT; may be repeated",
+	  "stream replay", "URL", .help = "output, as in file:PATH or nats://HOST/SUBJECT; may be repeated",
 	  .more = "Options of a single output can be parameters of its URL, as in "
 		  "file:/var/log/app.json?format=pgevents&tables=public.*. Without any output events "
 		  "go to standard output.",
@@ -82,13 +84,13 @@ const struct option options[] = {
 	  "{new.COLUMN} and {key.COLUMN}. Bytes of a value that the destination forbids are escaped "
 	  "reversibly." },
 	{ "on-refused", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(on_refused),
-	  "stream", "stop|skip|dead-letter", "stop",
+	  "stream replay", "stop|skip|dead-letter", "stop",
 	  .help = "what to do with an event that an output refuses" },
 	{ "dead-letter", 0, OPTION_STRING, OPTION_SECRET | OPTION_RELOAD, AT_OUTPUT(dead_letter),
 	  "stream", "URL", NULL, 1, 4096, "where refused events go, with the reason",
 	  "pgherald replay sends them again." },
 	{ "max-in-flight", 0, OPTION_INT, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(max_in_flight),
-	  "stream", "N", "0", 0, 65535,
+	  "stream replay", "N", "0", 0, 65535,
 	  "messages sent and not taken yet; 0: what is good for the destination" },
 	{ "variant", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(variant),
 	  "stream", "pgwalstreams", .help = "write as that relative of wal-listener does" },
@@ -108,18 +110,18 @@ const struct option options[] = {
 	  "stream", "map|json", .help = "debezium's hstore.handling.mode" },
 
 	{ "config", 'c', OPTION_STRING, OPTION_FLAG_ONLY, AT(file),
-	  "stream check status drop", "FILE", NULL, 1, 4096, "read settings from a YAML file",
+	  "stream check status drop replay", "FILE", NULL, 1, 4096, "read settings from a YAML file",
 	  "The environment variable PGHERALD_CONFIG names it too.",
 	  .heading = "Running" },
 	{ "print-config", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(print_config),
-	  "stream check status drop", .help = "show the settings that result, and exit" },
+	  "stream check status drop replay", .help = "show the settings that result, and exit" },
 	{ "binary", 0, OPTION_BOOL, 0, AT(binary),
 	  "stream", .def = "false", .help = "ask the server for binary values" },
 	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format),
-	  "stream check status drop", "logfmt|json", "logfmt",
+	  "stream check status drop replay", "logfmt|json", "logfmt",
 	  .help = "how the lines on standard error are written" },
 	{ "log-level", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_level),
-	  "stream check status drop", "debug|info|warn|error", "info",
+	  "stream check status drop replay", "debug|info|warn|error", "info",
 	  .help = "the least that is logged" },
 	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds),
 	  "demo", "N", "0", 0, 1000000, "end after so many seconds; 0: when interrupted" },
@@ -152,6 +154,14 @@ static bool has_word(const char *words, char sep, struct str word)
 bool option_of_verb(const struct option *o, const char *verb)
 {
 	return !o->verbs || !verb || has_word(o->verbs, ' ', str_c(verb));
+}
+
+const struct option *options_argument(const char *verb)
+{
+	for (size_t i = 0; i < options_count; i++)
+		if (options[i].flags & OPTION_ARGUMENT && option_of_verb(&options[i], verb))
+			return &options[i];
+	return NULL;
 }
 
 static bool same_char(char c, char in_table, char sep)

@@ -27,6 +27,7 @@ enum option_type {
 #define OPTION_RELOAD 2    /* may change while running */
 #define OPTION_FLAG_ONLY 4 /* neither in the file nor in the environment */
 #define OPTION_MANUAL 8    /* too special for --help */
+#define OPTION_ARGUMENT 16 /* on the command line the verb's argument, without a flag */
 
 #define OPTION_NOWHERE SIZE_MAX
 
@@ -60,6 +61,9 @@ const struct option *options_find_bool(struct str name, char sep, bool *negated)
 const struct option *options_suggest(struct str name, const char *verb);
 
 bool option_of_verb(const struct option *o, const char *verb);
+
+/* The one that is a verb's argument, or NULL. */
+const struct option *options_argument(const char *verb);
 
 /* Whether this is an option of single outputs. */
 static inline bool option_of_output(const struct option *o)

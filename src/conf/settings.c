@@ -201,12 +201,12 @@ static int next_arg(struct args *a, struct arg *arg)
 	if (!text)
 		return 0;
 	if (text[0] != '-' || !text[1] || a->only_positional) {
-		*arg = (struct arg){ .option = options_find(STR("connection"), '-'),
-				     .shown = STR("CONNINFO"),
-				     .value = text,
-				     .positional = true };
-		if (!option_of_verb(arg->option, a->verb))
+		arg->option = options_argument(a->verb);
+		if (!arg->option)
 			return usage(a, "it takes no argument", str_c(a->verb));
+		arg->shown = str_c(arg->option->arg);
+		arg->value = text;
+		arg->positional = true;
 		return 1;
 	}
 	parse_flag(arg, text);

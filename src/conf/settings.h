@@ -52,8 +52,9 @@ struct settings {
 	struct output_settings output;   /* what holds for outputs that say nothing else */
 	struct output_settings *outputs; /* never empty after settings_load: stdout: by default */
 	size_t noutputs;
-	const char *file; /* the YAML file these came from, or NULL */
-	int64_t seconds;  /* 0: until interrupted */
+	const char *letters; /* file of dead letters, for replay */
+	const char *file;    /* the YAML file these came from, or NULL */
+	int64_t seconds;     /* 0: until interrupted */
 	bool json, yes;
 	bool help, print_config; /* asked for on the command line */
 };

@@ -57,6 +57,15 @@ static int make_address(struct output *o, const struct output_settings *os, stru
 	return 0;
 }
 
+enum sink_refusal output_refusal(const struct output_settings *os)
+{
+	enum sink_refusal r = REFUSED_STOP;
+
+	while (!is(os->on_refused, refusals[r]))
+		r++;
+	return r;
+}
+
 static int check_refusal(const struct output_settings *os, struct err *err)
 {
 	if (is(os->on_refused, "dead-letter") && !os->dead_letter)
@@ -155,12 +164,11 @@ int output_start(struct output *o, const struct source *source, struct sink *dea
 		.format = o->format,
 		.origin = origin(&text, o, mask(&arena, o->settings->to), source),
 		.max_in_flight = (uint32_t)o->settings->max_in_flight,
+		.refused = output_refusal(o->settings),
 		.dead = dead,
 		.progress = progress,
 	};
 
-	while (!is(o->settings->on_refused, refusals[config.refused]))
-		config.refused++;
 	o->sink = sink_start(&config, err);
 	strbuf_release(&text);
 	arena_release(&arena);

@@ -35,6 +35,9 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 		struct arena *arena, struct err *err) MUST_CHECK;
 void output_release(struct output *o);
 
+/* What is to become of events that it refuses. */
+enum sink_refusal output_refusal(const struct output_settings *os);
+
 /* Starts the sink. `dead` is for dead letters. The source says where the events come from. */
 int output_start(struct output *o, const struct source *source, struct sink *dead, int progress,
 		 struct err *err) MUST_CHECK;
