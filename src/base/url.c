@@ -174,7 +174,7 @@ int url_parse(struct url *u, struct arena *arena, const char *text, struct err *
 	size_t n = scheme_len(rest);
 	char *scheme;
 
-	*u = (struct url){ 0 };
+	*u = (struct url){ .text = arena_copy(arena, text, strlen(text)) };
 	if (n == 0)
 		return err_set(err, ERR_CONFIG, "it has no scheme, such as file: or stdout:");
 	scheme = arena_copy(arena, text, n);

@@ -21,6 +21,7 @@ struct url_param {
 };
 
 struct url {
+	const char *text;     /* all of it, as it was given */
 	const char *scheme;   /* lower case */
 	const char *user;     /* NULL: none */
 	const char *password; /* NULL: none */

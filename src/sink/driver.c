@@ -158,3 +158,23 @@ const char *driver_text(const struct sink_driver *d, const struct url *url, cons
 
 	return value ? value : find_row(d, name)->def;
 }
+
+void driver_rest(const struct sink_driver *d, const struct url *url, struct strbuf *out)
+{
+	struct str query = str_c(strchr(url->text, '?')), name, value;
+	struct arena arena = { 0 };
+	char sep = '?';
+
+	strbuf_add(out, url->text, strcspn(url->text, "?"));
+	query = str_from(query, query.n > 0);
+	while (url_query_next(&query, &name, &value)) {
+		const char *plain = url_decode(&arena, name);
+
+		if (plain && strcmp(find_row(d, plain)->name, "*") != 0)
+			continue;
+		strbuf_ch(out, sep);
+		strbuf_add(out, name.p, (size_t)(value.p + value.n - name.p));
+		sep = '&';
+	}
+	arena_release(&arena);
+}

@@ -19,7 +19,8 @@ enum param_type {
 	PARAM_CHOICE, /* one of arg, "a|b" */
 };
 
-/* A parameter of the driver's URLs. A name that ends in * stands for all that begin so. */
+/* A parameter of the driver's URLs. A name that ends in * stands for all that begin so; the row
+ * "*", the last one, for those that are not the driver's own but of what it speaks to. */
 struct sink_param {
 	const char *name;
 	enum param_type type;
@@ -96,5 +97,8 @@ const struct sink_driver *driver_find(struct url *url, struct arena *arena, cons
 
 /* A parameter's value or its default; NULL when unset. The row must exist. */
 const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name);
+
+/* Appends the URL as it was given, without the parameters that are the driver's own. */
+void driver_rest(const struct sink_driver *d, const struct url *url, struct strbuf *out);
 
 #endif
