@@ -55,16 +55,6 @@ static void put_letter(struct strbuf *out, const struct sink *s, const struct ba
 	strbuf_ch(out, '}');
 }
 
-static bool is_ending(struct sink *s)
-{
-	bool ending;
-
-	pthread_mutex_lock(&s->lock);
-	ending = s->ending;
-	pthread_mutex_unlock(&s->lock);
-	return ending;
-}
-
 static void nap(void)
 {
 	nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
@@ -110,12 +100,12 @@ static bool dead_letter(struct sink *s, const struct batch *b, uint32_t i, const
 {
 	uint64_t seq = 0;
 
-	while (!(seq = post(s, b, i, why)) && !is_ending(s))
+	while (!(seq = post(s, b, i, why)) && !sink_ending(s))
 		nap();
 	if (seq)
 		sink_drain(s->dead);
 	while (seq && sink_taken(s->dead) < seq)
-		if (is_ending(s))
+		if (sink_ending(s))
 			return false;
 		else
 			nap();

@@ -197,7 +197,7 @@ static int poll_sink(struct sink *s, int timeout_ms, struct err *err)
 	return refuse_settle(s, err);
 }
 
-static bool end_wanted(struct sink *s)
+bool sink_ending(struct sink *s)
 {
 	bool ending;
 
@@ -216,7 +216,7 @@ static int window_room(struct sink *s, uint32_t *room, struct err *err)
 		uint64_t taken = sink_taken(s), open = s->sent_to > taken ? s->sent_to - taken : 0;
 
 		*room = open < most ? most - (uint32_t)open : 0;
-		if (*room || end_wanted(s))
+		if (*room || sink_ending(s))
 			return 0;
 		empty_wake(s);
 		if (sink_taken(s) == taken && poll_sink(s, 1000, err))
@@ -333,9 +333,11 @@ static bool back_off(struct sink *s, struct backoff *backoff)
 	int64_t end = clock_ms() + backoff_next(backoff);
 	bool ending = false;
 
+	if (end < s->not_before)
+		end = s->not_before;
 	while (!ending && clock_ms() < end) {
 		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
-		ending = end_wanted(s);
+		ending = sink_ending(s);
 	}
 	return !ending;
 }
@@ -345,6 +347,7 @@ static void *run(void *arg)
 	struct sink *s = arg;
 	struct backoff backoff = { BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	struct err err = { 0 };
+	uint64_t taken = 0;
 	int failed;
 
 	do {
@@ -352,9 +355,11 @@ static void *run(void *arg)
 		failed = s->driver->open(s, &err);
 		if (!failed) {
 			set_condition(s, SINK_OPEN, NULL);
-			backoff_reset(&backoff);
 			failed = serve(s, &err);
 		}
+		if (sink_taken(s) != taken) /* one that opens and then takes nothing is not well */
+			backoff_reset(&backoff);
+		taken = sink_taken(s);
 		s->driver->close(s);
 		if (failed && err.kind != ERR_RETRY) {
 			set_condition(s, SINK_FAILED, &err);

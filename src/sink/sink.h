@@ -54,6 +54,7 @@ struct sink {
 	void *state;
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
+	int64_t not_before;   /* clock_ms before which the destination wants no new connection */
 	int wake;             /* eventfd: the reader wants something, or an acknowledgement came */
 
 	int progress;
@@ -148,6 +149,9 @@ void sink_refuse(struct sink *s, uint64_t seq, const char *why);
 
 /* Whether so much is in flight that the reader may soon have to wait. */
 bool sink_pressed(struct sink *s);
+
+/* Whether the end is wanted: what was refused may then be left unsettled. */
+bool sink_ending(struct sink *s);
 
 /* Waits until sink->wake is readable or the time is over. */
 void sink_wait(struct sink *s, int timeout_ms);

@@ -49,7 +49,7 @@ def test_events_are_rows_and_the_tables_are_made(db, target, herald):
     stream.wait_until(lambda: count(target) == 4, "4 rows")
 
     # then each event is one, with its id and the time of its commit
-    rows = target.sql("select n, id, committed_at = (event->>'ts')::timestamptz, event->>'id', "
+    rows = target.sql("select n, id, committed_at = (event->>'time')::timestamptz, event->>'id', "
                       "event->>'action', pg_typeof(event)::text from events order by n")
     assert [r[0] for r in rows] == [1, 2, 3, 4]
     assert all(r[1] == r[3] and r[2] for r in rows), rows
