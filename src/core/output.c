@@ -197,6 +197,11 @@ bool output_has_room(struct output *o)
 	return o->batch != NULL;
 }
 
+static void put_key(const struct output *o, const struct event *e, struct strbuf *out)
+{
+	(o->format->key ? o->format->key : encode_key)(&o->encode, e, out);
+}
+
 /* Address, key and table of the message, into the batch's meta. */
 static void put_meta(struct output *o, const struct event *e, struct batch *b, struct message *m)
 {
@@ -207,7 +212,7 @@ static void put_meta(struct output *o, const struct event *e, struct batch *b, s
 	m->address_n = (uint32_t)(meta->n - at);
 	at = meta->n;
 	if (o->driver->keys)
-		(o->format->key ? o->format->key : encode_key)(&o->encode, e, meta);
+		put_key(o, e, meta);
 	m->key_n = (uint32_t)(meta->n - at);
 	at = meta->n;
 	if (e->rel) {
@@ -218,21 +223,80 @@ static void put_meta(struct output *o, const struct event *e, struct batch *b, s
 	m->table_n = (uint32_t)(meta->n - at);
 }
 
-static void put(struct output *o, const struct event *e)
+/* The message whose body begins at `at`. */
+static struct message *put_message(struct output *o, const struct event *e, size_t at, uint8_t part)
 {
 	struct batch *b = o->batch;
-	size_t at = b->body.n;
-	struct message *m;
+	struct message *m = batch_next(b);
 
-	if (!o->format->event(&o->encode, e, &b->body))
-		return;
-	m = batch_next(b);
-	*m = (struct message){ .at = at, .n = b->body.n - at, .position = e->position, .time = e->time };
+	*m = (struct message){
+		.at = at, .n = b->body.n - at, .position = e->position, .time = e->time, .part = part
+	};
 	put_meta(o, e, b, m);
 	strbuf_ch(&b->body, '\n');
 	o->given++;
 	if (b->n++ == 0)
 		b->first = o->given;
+	return m;
+}
+
+static void put_part(struct output *o, const struct event *e, uint8_t part)
+{
+	size_t at = o->batch->body.n;
+
+	if (o->format->event(&o->encode, e, &o->batch->body))
+		put_message(o, e, at, part);
+}
+
+/* A delete and, where it has a key, the message without a body that makes brokers forget it. */
+static void put_delete(struct output *o, const struct event *e)
+{
+	struct message *m;
+
+	put_part(o, e, 0);
+	m = put_message(o, e, o->batch->body.n, 1);
+	m->null = true;
+	if (m->key_n > 0)
+		return;
+	o->batch->n--;
+	o->given--;
+}
+
+static bool key_changed(struct output *o, const struct event *before, const struct event *after)
+{
+	struct strbuf keys = { 0 };
+	size_t n;
+	bool changed;
+
+	put_key(o, before, &keys);
+	n = keys.n;
+	put_key(o, after, &keys);
+	changed = n > 0 && !str_eq((struct str){ keys.p, n }, strbuf_since(&keys, n));
+	strbuf_release(&keys);
+	return changed;
+}
+
+/* The messages of one event. */
+static void put(struct output *o, const struct event *e)
+{
+	struct event before = *e, after = *e;
+
+	if (!o->format->tombstones || !o->driver->nulls || !e->old) {
+		put_part(o, e, 0);
+		return;
+	}
+	before.action = ACTION_DELETE;
+	before.new = NULL;
+	after.action = ACTION_INSERT;
+	after.old = NULL;
+	if (e->action == ACTION_DELETE) {
+		put_delete(o, e);
+	} else if (key_changed(o, &before, &after)) {
+		put_delete(o, &before);
+		put_part(o, &after, 2);
+	} else {
+		put_part(o, e, 0);
+	}
 }
 
 void output_put(struct output *o, const struct event *e)

@@ -1,7 +1,7 @@
 /*
  * Debezium's change events as its PostgreSQL connector sends them without schemas. Values are in
- * debezium_value.c. An update that changes the key is one event here: op u with the old key in
- * before.
+ * debezium_value.c. An update that changes the key is one event, op u with the old key in before,
+ * but where tombstones can be sent: see encode.h.
  *
  * ts_ms, ts_us and ts_ns are the commit's time in the envelope as well as in source, so that the
  * same event always gives the same bytes. source.sequence holds, as strings, the LSN of the commit,
@@ -228,6 +228,7 @@ static bool debezium_position(struct str message, struct position *p)
 const struct format format_debezium = {
 	.name = "debezium",
 	.help = "Debezium's events without schemas",
+	.tombstones = true,
 	.event = debezium_event,
 	.key = debezium_key,
 	.position = debezium_position,

@@ -31,6 +31,9 @@ struct format {
 	const char *name;
 	const char *help;        /* one line */
 	bool shows_transactions; /* wants ACTION_BEGIN and ACTION_COMMIT around events */
+	/* Where a message without a body deletes its key: a delete is followed by one, and a change
+	 * of the key is a delete, one of these and an insert. */
+	bool tombstones;
 	/* Appends one message without a newline at its end and without any newline inside (pretty
 	 * aside). Returns false and appends nothing when this format has nothing for the event. */
 	bool (*event)(const struct encode_options *o, const struct event *e, struct strbuf *out);

@@ -15,6 +15,9 @@ struct message {
 	uint32_t address_n, key_n, table_n;
 	struct position position;
 	int64_t time; /* of the commit, microseconds since 1970-01-01 UTC */
+	uint8_t part; /* 0, and counting up where an event is more than one message */
+	bool null;    /* has no body: everything of its key is to be forgotten */
+	bool refused; /* for good, and dealt with: not to be sent again */
 };
 
 struct batch {

@@ -10,9 +10,9 @@
 #include <time.h>
 
 /* The batch that holds this number, among those that are sent. */
-static const struct batch *find_batch(const struct sink *s, uint64_t seq)
+static struct batch *find_batch(const struct sink *s, uint64_t seq)
 {
-	for (const struct batch *b = s->sent; b; b = b->next)
+	for (struct batch *b = s->sent; b; b = b->next)
 		if (seq >= b->first && seq < b->first + b->n)
 			return b;
 	return NULL;
@@ -114,12 +114,12 @@ static bool dead_letter(struct sink *s, const struct batch *b, uint32_t i, const
 
 static int settle(struct sink *s, const struct refusal *r, struct err *err)
 {
-	const struct batch *b = find_batch(s, r->seq);
+	struct batch *b = find_batch(s, r->seq);
 	uint32_t i = b ? (uint32_t)(r->seq - b->first) : 0;
 	char id[POSITION_LEN];
 	struct str table;
 
-	if (!b || sink_taken(s) >= r->seq)
+	if (!b || sink_taken(s) >= r->seq || b->messages[i].refused)
 		return 0;
 	table = batch_table(b, i);
 	position_print(b->messages[i].position, id);
@@ -132,8 +132,10 @@ static int settle(struct sink *s, const struct refusal *r, struct err *err)
 	log_warn("output %s refused event %.*s%s%.*s: %s; %s", s->label, POSITION_LEN, id,
 		 table.n ? " of " : "", STR_ARG(table), r->why,
 		 s->dead ? "it goes to the dead letters" : "skipped");
-	if (s->refused == REFUSED_SKIP || dead_letter(s, b, i, r->why))
+	if (s->refused == REFUSED_SKIP || dead_letter(s, b, i, r->why)) {
+		b->messages[i].refused = true;
 		sink_ack(s, r->seq);
+	}
 	return 0;
 }
 

@@ -15,6 +15,7 @@
 /* How much may be in flight to one sink: batches, and messages in all of them. */
 #define MAX_BATCHES 32
 #define WINDOW 16384
+#define EVENT_MESSAGES 4 /* no event is more */
 
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_MOST_MS 10000
@@ -210,7 +211,7 @@ bool sink_ending(struct sink *s)
 /* How many messages may be sent now; waits until it is at least one, or the end is wanted (0). */
 static int window_room(struct sink *s, uint32_t *room, struct err *err)
 {
-	uint32_t most = s->max_in_flight ? s->max_in_flight : WINDOW - 1;
+	uint32_t most = s->max_in_flight ? s->max_in_flight : WINDOW - EVENT_MESSAGES;
 
 	for (;;) {
 		uint64_t taken = sink_taken(s), open = s->sent_to > taken ? s->sent_to - taken : 0;
@@ -238,17 +239,35 @@ static uint32_t first_to_send(struct sink *s, const struct batch *b)
 	return from;
 }
 
+/* Where to end when there is room for so many from here on: not within an event's messages, and
+ * before what was refused for good. */
+static uint32_t end_of_row(const struct batch *b, uint32_t from, uint32_t room)
+{
+	uint32_t to = room < b->n - from ? from + room : b->n;
+
+	while (to < b->n && b->messages[to].part)
+		to++;
+	for (uint32_t i = from; i < to; i++)
+		if (b->messages[i].refused)
+			return i;
+	return to;
+}
+
 static int send_batch(struct sink *s, const struct batch *b, struct err *err)
 {
 	uint32_t n = b->n; /* the batch is given back as soon as all of it is taken */
 	uint64_t first = b->first;
 
 	for (uint32_t from = first_to_send(s, b), to, room; from < n; from = to) {
+		if (b->messages[from].refused) {
+			to = from + 1;
+			continue;
+		}
 		if (window_room(s, &room, err))
 			return -1;
 		if (room == 0)
 			return 0;
-		to = room < n - from ? from + room : n;
+		to = end_of_row(b, from, room);
 		s->sent_to = first + to - 1;
 		if (s->driver->send(s, b, from, to, err))
 			return -1;
@@ -346,7 +365,7 @@ static void *run(void *arg)
 {
 	struct sink *s = arg;
 	struct backoff backoff = { BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
-	struct err err = { 0 };
+	struct err err = { 0 }, refusal;
 	uint64_t taken = 0;
 	int failed;
 
@@ -361,6 +380,8 @@ static void *run(void *arg)
 			backoff_reset(&backoff);
 		taken = sink_taken(s);
 		s->driver->close(s);
+		if (failed && err.kind == ERR_RETRY && refuse_settle(s, &refusal))
+			err = refusal;
 		if (failed && err.kind != ERR_RETRY) {
 			set_condition(s, SINK_FAILED, &err);
 			return NULL;

@@ -55,6 +55,7 @@ struct sink {
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
 	int64_t not_before;   /* clock_ms before which the destination wants no new connection */
+	uint64_t learned;     /* the driver's own, kept when it is opened again; 0: nothing */
 	int wake;             /* eventfd: the reader wants something, or an acknowledgement came */
 
 	int progress;
