@@ -50,9 +50,7 @@ static int make_address(struct output *o, const struct output_settings *os, stru
 	o->address_rule = (struct address_rule){ d->address_plain, d->address_escape };
 	if (!d->address)
 		return text ? err_set(err, ERR_CONFIG, "address: %s has no addresses", d->name) : 0;
-	if (!text && d->address_in_path && url.path[0] && url.path[1])
-		text = url.path + 1;
-	if (template_parse(&o->address, arena, text ? text : d->address, err))
+	if (template_parse(&o->address, arena, text ? text : driver_address(d, &url), err))
 		return err_add(err, "address");
 	return 0;
 }
@@ -157,7 +155,7 @@ static const char *origin(struct strbuf *out, const struct output *o, const char
 int output_start(struct output *o, const struct source *source, struct sink *dead, int progress,
 		 struct err *err)
 {
-	struct strbuf text = { 0 };
+	struct strbuf text = { 0 }, addresses = { 0 };
 	struct arena arena = { 0 };
 	struct sink_config config = {
 		.url = o->settings->to,
@@ -169,8 +167,13 @@ int output_start(struct output *o, const struct source *source, struct sink *dea
 		.progress = progress,
 	};
 
+	if (o->driver->address) {
+		template_pattern(&o->address, source, &o->address_rule, &addresses);
+		config.addresses = strbuf_cstr(&addresses);
+	}
 	o->sink = sink_start(&config, err);
 	strbuf_release(&text);
+	strbuf_release(&addresses);
 	arena_release(&arena);
 	return o->sink ? 0 : -1;
 }

@@ -169,3 +169,18 @@ void template_render(const struct template *t, const struct event *e,
 			put_escaped(out, value, rule);
 	}
 }
+
+void template_pattern(const struct template *t, const struct source *source,
+		      const struct address_rule *rule, struct strbuf *out)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		const struct template_piece *p = &t->pieces[i];
+
+		if (p->kind == TEXT)
+			strbuf_str(out, p->text);
+		else if (p->kind == DB || p->kind == NAME)
+			put_escaped(out, p->kind == DB ? source->db : source->name, rule);
+		else
+			strbuf_ch(out, '*');
+	}
+}

@@ -42,4 +42,8 @@ int template_check(const struct template *t, const struct relation *rel, struct 
 void template_render(const struct template *t, const struct event *e,
 		     const struct address_rule *rule, struct strbuf *out);
 
+/* What all its addresses have in common: variables are a *, but {db} and {name}, which are known. */
+void template_pattern(const struct template *t, const struct source *source,
+		      const struct address_rule *rule, struct strbuf *out);
+
 #endif

@@ -178,3 +178,10 @@ void driver_rest(const struct sink_driver *d, const struct url *url, struct strb
 	}
 	arena_release(&arena);
 }
+
+const char *driver_address(const struct sink_driver *d, const struct url *url)
+{
+	if (d->address_in_path && url->path[0] && url->path[1])
+		return url->path + 1;
+	return d->address ? d->address : "";
+}

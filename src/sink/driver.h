@@ -102,4 +102,7 @@ const char *driver_text(const struct sink_driver *d, const struct url *url, cons
 /* Appends the URL as it was given, without the parameters that are the driver's own. */
 void driver_rest(const struct sink_driver *d, const struct url *url, struct strbuf *out);
 
+/* The template of addresses that the URL names, or the driver's own; "" where it has none. */
+const char *driver_address(const struct sink_driver *d, const struct url *url);
+
 #endif

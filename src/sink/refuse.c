@@ -74,16 +74,13 @@ static uint64_t post(struct sink *s, const struct batch *b, uint32_t i, const ch
 	letter = sink_batch(dead);
 	if (letter) {
 		struct message *m = batch_next(letter);
-		const char *address = dead->driver->address_in_path ? dead->url.path + 1
-								    : dead->driver->address;
 
 		*m = (struct message){ .position = b->messages[i].position,
 				       .time = b->messages[i].time };
 		put_letter(&letter->body, s, b, i, why);
 		m->n = letter->body.n;
 		strbuf_ch(&letter->body, '\n');
-		if (address)
-			strbuf_str(&letter->meta, str_c(address));
+		strbuf_str(&letter->meta, str_c(dead->addresses));
 		m->address_n = (uint32_t)letter->meta.n;
 		strbuf_str(&letter->meta, batch_key(b, i));
 		m->key_n = (uint32_t)letter->meta.n - m->address_n;

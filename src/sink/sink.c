@@ -495,6 +495,7 @@ static void sink_free(struct sink *s)
 	free(s->acked);
 	free(s->label);
 	free(s->origin);
+	free(s->addresses);
 	free(s->state);
 	free(s);
 }
@@ -560,6 +561,7 @@ static struct sink *make(const struct sink_config *c, struct err *err)
 	}
 	s->format = c->format;
 	s->origin = mem_strdup(c->origin);
+	s->addresses = mem_strdup(c->addresses ? c->addresses : driver_address(s->driver, &s->url));
 	s->state = mem_alloc(s->driver->state_size);
 	s->acked = mem_alloc(WINDOW / 8);
 	s->max_in_flight = c->max_in_flight ? c->max_in_flight : s->driver->max_in_flight;

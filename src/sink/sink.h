@@ -36,6 +36,9 @@ struct sink_config {
 	/* Who writes: SYSTEM/DATABASE/SLOT/OUTPUT. No other output of any pgherald has it, so a
 	 * destination that several write to can tell their messages and positions apart. */
 	const char *origin;
+	/* What the messages' addresses look like: "shop.*.*", where * is any text (flow/template.h).
+	 * NULL: the URL says it as it stands. */
+	const char *addresses;
 	uint32_t max_in_flight; /* messages; 0: the driver's own limit */
 	enum sink_refusal refused;
 	struct sink *dead;   /* for dead letters, or NULL */
@@ -51,7 +54,11 @@ struct sink {
 	struct url url;
 	char *label; /* the URL without secrets, for people */
 	char *origin;
+	char *addresses;
 	void *state;
+	/* What drivers learn that lasts longer than a connection; theirs alone, 0 at first. */
+	uint32_t learned;
+	const char *notice; /* what people should know of this output; set in open, constant */
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
 	int64_t not_before;   /* clock_ms before which the destination wants no new connection */

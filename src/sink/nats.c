@@ -1,0 +1,562 @@
+/*
+ * nats://HOST/SUBJECT publishes to a NATS JetStream stream. Taken when JetStream has acknowledged,
+ * which it does once the message is stored. With core=true there is no stream: taken when the
+ * server has read it.
+ *
+ * Each message has a Nats-Msg-Id, "WRITER-POSITION": WRITER is 16 hex digits that stand for
+ * sink->origin, so that several outputs may share a stream. On open the last message of this writer
+ * is looked for in the stream: what it holds is not sent again, however long ago that was.
+ *
+ * Messages are sent without waiting for those before. Were one of them not stored (stream full,
+ * leader lost) and the next one were, that would be a hole for ever. So each names its predecessor
+ * (Nats-Expected-Last-Msg-Id), and JetStream takes none behind one it did not take. A stream with
+ * other writers cannot be used so; see nats_stream.c.
+ *
+ * The connection is served by the sink's own thread: the client library's "event loop" is poll().
+ */
+#include "sink/nats.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+/* What may wait in memory to be written before it is. */
+#define WRITE_BYTES 65536
+
+/* Not so long that with its reply a subject breaks the server's limit of a line (4096). */
+#define SUBJECT_MOST 2048
+
+static natsStatus loop_attach(void **data, void *loop, natsConnection *nc, natsSock fd)
+{
+	struct nats *n = loop;
+
+	n->fd = fd;
+	*data = n;
+	return NATS_OK;
+}
+
+static natsStatus loop_read(void *data, bool add)
+{
+	return NATS_OK; /* poll() always looks */
+}
+
+/* The library's timer thread calls this too, when it wants to see whether the server lives. */
+static natsStatus loop_write(void *data, bool add)
+{
+	struct nats *n = data;
+
+	atomic_store(&n->writes, add);
+	return NATS_OK;
+}
+
+static natsStatus loop_detach(void *data)
+{
+	return NATS_OK;
+}
+
+/* The library's own would write to standard error. */
+static void ignore_error(natsConnection *nc, natsSubscription *sub, natsStatus status, void *arg)
+{
+}
+
+static natsStatus set_tls(const struct sink *s, natsOptions *o, const char *host)
+{
+	const char *ca = sink_text(s, "ca"), *cert = sink_text(s, "cert");
+	const char *key = sink_text(s, "cert_key");
+	natsStatus st = natsOptions_SetSecure(o, true);
+
+	if (!st && ca)
+		st = natsOptions_LoadCATrustedCertificates(o, ca);
+	if (!st && cert)
+		st = natsOptions_LoadCertificatesChain(o, cert, key ? key : cert);
+	if (!st)
+		st = natsOptions_SetExpectedHostname(o, host);
+	return st;
+}
+
+static natsStatus set_user(const struct sink *s, natsOptions *o)
+{
+	const char *token = sink_text(s, "token"), *creds = sink_text(s, "creds");
+	const char *nkey = sink_text(s, "nkey"), *seed = sink_text(s, "nkey_seed");
+	natsStatus st = NATS_OK;
+
+	if (s->url.user && s->url.password)
+		st = natsOptions_SetUserInfo(o, s->url.user, s->url.password);
+	else if (s->url.user)
+		st = natsOptions_SetToken(o, s->url.user);
+	if (!st && token)
+		st = natsOptions_SetToken(o, token);
+	if (!st && creds)
+		st = natsOptions_SetUserCredentialsFromFiles(o, creds, NULL);
+	if (!st && nkey)
+		st = natsOptions_SetNKeyFromSeed(o, nkey, seed);
+	return st;
+}
+
+static natsStatus set_options(struct sink *s, natsOptions *o, const struct url_host *h, bool own_loop)
+{
+	struct strbuf url = { 0 };
+	natsStatus st;
+
+	strbuf_printf(&url, strchr(h->host, ':') ? "nats://[%s]:%d" : "nats://%s:%d", h->host,
+		      h->port ? h->port : 4222);
+	st = natsOptions_SetURL(o, strbuf_cstr(&url));
+	strbuf_release(&url);
+	if (!st)
+		st = natsOptions_SetName(o, "pgherald");
+	if (!st)
+		st = natsOptions_SetAllowReconnect(o, false);
+	if (!st)
+		st = natsOptions_SetTimeout(o, NATS_WAIT_MS);
+	if (!st)
+		st = natsOptions_SetWriteDeadline(o, NATS_WAIT_MS);
+	if (!st)
+		st = natsOptions_SetPingInterval(o, NATS_WAIT_MS);
+	if (!st)
+		st = natsOptions_SetErrorHandler(o, ignore_error, NULL);
+	if (!st)
+		st = set_user(s, o);
+	if (!st && strcmp(s->url.scheme, "tls") == 0)
+		st = set_tls(s, o, h->host);
+	if (!st && own_loop)
+		st = natsOptions_SetEventLoop(o, s->state, loop_attach, loop_read, loop_write,
+					      loop_detach);
+	return st;
+}
+
+static bool is_one_of(natsStatus st, const natsStatus *list)
+{
+	while (*list && *list != st)
+		list++;
+	return *list != NATS_OK;
+}
+
+static int explain(const struct url_host *h, natsStatus st, struct err *err)
+{
+	static const natsStatus users[] = { NATS_SSL_ERROR,
+					    NATS_INVALID_ARG,
+					    NATS_NOT_PERMITTED,
+					    NATS_SECURE_CONNECTION_WANTED,
+					    NATS_SECURE_CONNECTION_REQUIRED,
+					    NATS_ERR,
+					    NATS_OK };
+	const char *why = nats_GetLastError(NULL);
+
+	if (st == NATS_CONNECTION_AUTH_FAILED)
+		return err_set(err, ERR_CONFIG,
+			       "NATS at %s does not let us in: user and password, token or "
+			       "credentials are wrong or missing",
+			       h->host);
+	return err_set(err, is_one_of(st, users) ? ERR_CONFIG : ERR_RETRY, "NATS at %s: %s%s%s%s",
+		       h->host, natsStatus_GetText(st), why && *why ? ": " : "", why ? why : "",
+		       st == NATS_SECURE_CONNECTION_REQUIRED ? "; use tls:// in the URL"
+		       : st == NATS_SECURE_CONNECTION_WANTED ? "; it has no TLS, use nats://"
+							     : "");
+}
+
+static int connect_to(struct sink *s, const struct url_host *h, bool own_loop, natsConnection **nc,
+		      struct err *err)
+{
+	natsOptions *o = NULL;
+	natsStatus st = natsOptions_Create(&o);
+
+	if (!st)
+		st = set_options(s, o, h, own_loop);
+	if (!st)
+		st = natsConnection_Connect(nc, o);
+	natsOptions_Destroy(o);
+	return st ? explain(h, st, err) : 0;
+}
+
+/* To the first host that answers. */
+static int connect_any(struct sink *s, bool own_loop, natsConnection **nc, struct err *err)
+{
+	int failed = -1;
+
+	for (size_t i = 0; i < s->url.nhosts && failed; i++)
+		failed = connect_to(s, &s->url.hosts[i], own_loop, nc, err);
+	return failed;
+}
+
+/* Finds the stream, over a connection of its own: the library's calls for that need its threads. */
+static int look_at_stream(struct sink *s, struct err *err)
+{
+	natsConnection *nc = NULL;
+	int failed = connect_any(s, false, &nc, err);
+
+	if (!failed)
+		failed = nats_stream_open(s, nc, err);
+	natsConnection_Destroy(nc);
+	return failed;
+}
+
+int nats_fail(const struct sink *s, natsStatus st, const char *what, struct err *err)
+{
+	const char *why = nats_GetLastError(NULL);
+
+	return err_set(err, ERR_RETRY, "%s: %s%s%s", what, natsStatus_GetText(st),
+		       why && *why ? ": " : "", why ? why : "");
+}
+
+static int subscribe(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+	struct strbuf subject = { 0 };
+	natsStatus st = natsInbox_Create(&n->inbox);
+
+	if (!st) {
+		n->inbox_n = strlen(n->inbox);
+		strbuf_printf(&subject, "%s.*", n->inbox);
+		st = natsConnection_SubscribeSync(&n->acks, n->nc, strbuf_cstr(&subject));
+		strbuf_release(&subject);
+	}
+	if (!st)
+		st = natsSubscription_SetPendingLimits(n->acks, -1, -1);
+	return st ? nats_fail(s, st, "subscribing to acknowledgements", err) : 0;
+}
+
+static int nats_open(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+	bool core = sink_bool(s, "core");
+
+	n->max_size = SIZE_MAX;
+	nats_writer(s);
+	if (core)
+		s->notice = "core=true: messages are published without acknowledgements; what no "
+			    "subscriber receives at once is lost";
+	if (!core && look_at_stream(s, err))
+		return -1;
+	if (connect_any(s, !core, &n->nc, err))
+		return -1;
+	s->learned |= NATS_LEARNED_OPEN;
+	return core ? 0 : subscribe(s, err);
+}
+
+/* Why the connection is over. */
+static int check_alive(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+	const char *why = NULL;
+
+	if (!natsConnection_IsClosed(n->nc))
+		return 0;
+	natsConnection_GetLastError(n->nc, &why);
+	return err_set(err, ERR_RETRY, "the connection to NATS is lost%s%s",
+		       why && *why ? ": " : "", why ? why : "");
+}
+
+/* A number or, without its quotes, a string in the flat part of JetStream's answers. */
+static struct str json_member(struct str json, const char *name)
+{
+	struct strbuf key = { 0 };
+	struct str value = { 0 };
+	const char *at;
+
+	strbuf_printf(&key, "\"%s\":", name);
+	at = memmem(json.p, json.n, key.p, key.n);
+	if (at) {
+		value = str_from(json, (size_t)(at - json.p) + key.n);
+		if (value.n && value.p[0] == '"')
+			value = str_from(value, 1);
+		for (size_t i = 0; i < value.n; i++)
+			if (memchr("\",}", value.p[i], 3))
+				value.n = i;
+	}
+	strbuf_release(&key);
+	return value;
+}
+
+#define WRONG_LAST_MSG_ID 10070
+
+static int not_stored(struct sink *s, struct str answer, struct err *err)
+{
+	struct nats *n = s->state;
+	struct str code = json_member(answer, "err_code"), why = json_member(answer, "description");
+
+	if (strtol(code.n ? code.p : "0", NULL, 10) == WRONG_LAST_MSG_ID) {
+		s->learned |= NATS_LEARNED_SHARED;
+		return err_set(err, ERR_RETRY,
+			       "stream %s has another writer too; from now on this is heeded",
+			       n->stream);
+	}
+	return err_set(err, ERR_RETRY, "stream %s did not store a message: %.*s", n->stream,
+		       STR_ARG(why));
+}
+
+static int take_answer(struct sink *s, natsMsg *m, struct err *err)
+{
+	struct nats *n = s->state;
+	struct str answer = { natsMsg_GetData(m), (size_t)natsMsg_GetDataLength(m) };
+	uint64_t seq = strtoull(natsMsg_GetSubject(m) + n->inbox_n + 1, NULL, 16);
+
+	n->unanswered--;
+	n->heard_ms = clock_ms();
+	if (natsMsg_IsNoResponders(m))
+		return err_set(err, ERR_RETRY,
+			       "stream %s takes nothing now: it has no leader or is gone", n->stream);
+	if (memmem(answer.p, answer.n, "\"error\":", 8))
+		return not_stored(s, answer, err);
+	nats_stored(n, json_member(answer, "seq"));
+	sink_ack(s, seq);
+	return 0;
+}
+
+static int take_answers(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+	int waiting = 0, failed = 0;
+
+	natsSubscription_GetPending(n->acks, &waiting, NULL);
+	for (; waiting > 0 && !failed; waiting--) {
+		natsMsg *m = NULL;
+
+		if (natsSubscription_NextMsg(&m, n->acks, 1))
+			break;
+		failed = take_answer(s, m, err);
+		natsMsg_Destroy(m);
+	}
+	return failed;
+}
+
+/* Reads and writes what is there, waiting for it up to timeout_ms. */
+static int serve(struct sink *s, int timeout_ms, bool heed_wake, struct err *err)
+{
+	struct nats *n = s->state;
+	short events = atomic_load(&n->writes) ? POLLIN | POLLOUT : POLLIN;
+	struct pollfd pfd[2] = { { n->fd, events, 0 }, { s->wake, POLLIN, 0 } };
+
+	poll(pfd, heed_wake ? 2 : 1, timeout_ms);
+	if (pfd[0].revents & POLLOUT)
+		natsConnection_ProcessWriteEvent(n->nc);
+	if (pfd[0].revents & ~POLLOUT)
+		natsConnection_ProcessReadEvent(n->nc);
+	if (take_answers(s, err))
+		return -1;
+	return check_alive(s, err);
+}
+
+/* How long the next answer may still take. */
+static int patience_ms(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+	int64_t left = n->heard_ms + sink_int(s, "ack_wait") * 1000 - clock_ms();
+	const char *why = NULL;
+
+	if (left > 0)
+		return (int)left;
+	if (natsConnection_GetLastError(n->nc, &why) == NATS_NOT_PERMITTED)
+		return err_set(err, ERR_CONFIG, "NATS does not permit this user to publish: %s",
+			       why ? why : "");
+	return err_set(err, ERR_RETRY, "JetStream acknowledged nothing for %s s",
+		       sink_text(s, "ack_wait"));
+}
+
+static int serve_until_answered(struct sink *s, struct err *err)
+{
+	struct nats *n = s->state;
+
+	while (n->unanswered) {
+		int left = patience_ms(s, err);
+
+		if (left < 0 || serve(s, left, false, err))
+			return -1;
+	}
+	return 0;
+}
+
+static natsStatus make_message(struct sink *s, const struct batch *b, uint32_t i, natsMsg **m)
+{
+	struct nats *n = s->state;
+	struct str body = batch_body(b, i);
+	char reply[128];
+	natsStatus st;
+
+	n->subject.n = 0;
+	strbuf_str(&n->subject, batch_address(b, i));
+	snprintf(reply, sizeof(reply), "%s.%" PRIx64, n->inbox ? n->inbox : "", b->first + i);
+	st = natsMsg_Create(m, strbuf_cstr(&n->subject), n->inbox ? reply : NULL, body.p,
+			    (int)body.n);
+	if (!st)
+		st = natsMsgHeader_Set(*m, "Nats-Msg-Id", n->id);
+	if (!st && n->stream && n->chained && n->last_id[0])
+		st = natsMsgHeader_Set(*m, "Nats-Expected-Last-Msg-Id", n->last_id);
+	return st;
+}
+
+static int publish(struct sink *s, const struct batch *b, uint32_t i, struct err *err)
+{
+	struct nats *n = s->state;
+	natsMsg *m = NULL;
+	natsStatus st;
+
+	nats_message_id(s, b, i, n->id);
+	st = make_message(s, b, i, &m);
+	if (!st)
+		st = natsConnection_PublishMsg(n->nc, m);
+	natsMsg_Destroy(m);
+	if (st == NATS_MAX_PAYLOAD) {
+		sink_refuse(s, b->first + i, "it is larger than the server's max_payload");
+		return 0;
+	}
+	if (st)
+		return nats_fail(s, st, "publishing", err);
+	memcpy(n->last_id, n->id, sizeof(n->id));
+	if (n->unanswered++ == 0)
+		n->heard_ms = clock_ms();
+	return 0;
+}
+
+/* Refuses what JetStream would refuse for good: behind it, the chain of ids would be broken. */
+static bool is_refused(struct sink *s, const struct batch *b, uint32_t i)
+{
+	struct nats *n = s->state;
+	struct str address = batch_address(b, i);
+
+	if (address.n > SUBJECT_MOST)
+		sink_refuse(s, b->first + i, "its subject is longer than 2048 bytes");
+	else if (!nats_subject_valid(address))
+		sink_refuse(s, b->first + i, "its subject has an empty part, a blank or a wildcard");
+	else if (n->stream && !nats_stream_takes(n, address))
+		sink_refuse(s, b->first + i, "no subject of the stream fits its subject");
+	else if (batch_body(b, i).n + NATS_HEADERS > n->max_size)
+		sink_refuse(s, b->first + i, "it is larger than the stream's max_msg_size");
+	else
+		return false;
+	return true;
+}
+
+static int send_acknowledged(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+			     struct err *err)
+{
+	struct nats *n = s->state;
+
+	for (uint32_t i = from; i < to; i++) {
+		if (nats_stream_has(n, b->messages[i].position)) {
+			sink_ack(s, b->first + i);
+			continue;
+		}
+		if (is_refused(s, b, i))
+			continue;
+		if (publish(s, b, i, err))
+			return -1;
+		if (natsConnection_Buffered(n->nc) >= WRITE_BYTES && serve(s, 0, false, err))
+			return -1;
+		if (n->one_by_one && serve_until_answered(s, err))
+			return -1;
+	}
+	return serve(s, 0, false, err);
+}
+
+static int send_core(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		     struct err *err)
+{
+	struct nats *n = s->state;
+	natsStatus st;
+
+	for (uint32_t i = from; i < to; i++) {
+		if (is_refused(s, b, i))
+			continue;
+		if (publish(s, b, i, err))
+			return -1;
+		sink_ack(s, b->first + i);
+	}
+	st = natsConnection_FlushTimeout(n->nc, NATS_WAIT_MS);
+	return st ? nats_fail(s, st, "publishing", err) : 0;
+}
+
+static int nats_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		     struct err *err)
+{
+	return sink_bool(s, "core") ? send_core(s, b, from, to, err)
+				    : send_acknowledged(s, b, from, to, err);
+}
+
+static int nats_poll(struct sink *s, int timeout_ms, struct err *err)
+{
+	struct nats *n = s->state;
+
+	if (sink_bool(s, "core")) {
+		sink_wait(s, timeout_ms < 0 || timeout_ms > 1000 ? 1000 : timeout_ms);
+		return check_alive(s, err);
+	}
+	if (n->unanswered) {
+		int left = patience_ms(s, err);
+
+		if (left < 0)
+			return -1;
+		if (timeout_ms < 0 || timeout_ms > left)
+			timeout_ms = left;
+	} else if (timeout_ms < 0 || timeout_ms > 1000) {
+		timeout_ms = 1000; /* the library's timer may have something to write */
+	}
+	return serve(s, timeout_ms, true, err);
+}
+
+static void nats_close(struct sink *s)
+{
+	struct nats *n = s->state;
+
+	natsSubscription_Destroy(n->acks);
+	natsConnection_Destroy(n->nc);
+	natsInbox_Destroy(n->inbox);
+	strbuf_release(&n->subject);
+	nats_stream_close(n);
+}
+
+static int nats_check(const struct url *url, struct err *err)
+{
+	if (url->nhosts == 0)
+		return err_set(err, ERR_CONFIG, "it names no host, as nats://HOST/SUBJECT does");
+	if (!url_param(url, "nkey") != !url_param(url, "nkey_seed"))
+		return err_set(err, ERR_CONFIG, "nkey and nkey_seed go together");
+	return 0;
+}
+
+/* Parts of subjects are separated by dots; * and > are wildcards; what begins with a $ is the
+ * server's. */
+static bool is_plain(unsigned char c)
+{
+	return c > ' ' && c != 127 && !strchr(".*>$%", c);
+}
+
+static const struct sink_param params[] = {
+	{ "stream", PARAM_TEXT, "NAME", NULL, 1, 255,
+	  "the stream; made when it is missing. Default: the one that takes these subjects" },
+	{ "storage", PARAM_CHOICE, "file|memory", "file", 0, 0, "of a stream that is made" },
+	{ "replicas", PARAM_INT, "N", "1", 1, 5, "of a stream that is made" },
+	{ "max_age", PARAM_INT, "SECONDS", "0", 0, INT32_MAX,
+	  "of a stream that is made: how long it keeps messages; 0: for ever" },
+	{ "core", PARAM_BOOL, "BOOL", "false", 0, 0,
+	  "publish without a stream and without acknowledgements" },
+	{ "ack_wait", PARAM_INT, "SECONDS", "10", 1, 3600,
+	  "connect again when no acknowledgement comes for so long" },
+	{ "token", PARAM_TEXT, "TOKEN", NULL, 1, 4096, "authenticate with a token" },
+	{ "creds", PARAM_TEXT, "FILE", NULL, 1, 4096, "authenticate with a .creds file" },
+	{ "nkey", PARAM_TEXT, "KEY", NULL, 1, 255, "authenticate with this public nkey, U..." },
+	{ "nkey_seed", PARAM_TEXT, "FILE", NULL, 1, 4096, "the file with its seed" },
+	PARAMS_TLS,
+	{ 0 },
+};
+
+const struct sink_driver sink_nats = {
+	.name = "nats",
+	.schemes = (const char *const[]){ "nats", "tls", NULL },
+	.help = "nats://HOST[:4222]/SUBJECT  publishes to JetStream; taken when it acknowledged",
+	.params = params,
+	.address = "{db}.{schema}.{table}.{action}",
+	.address_in_path = true,
+	.address_plain = is_plain,
+	.address_escape = '%',
+	.max_in_flight = 4096,
+	.state_size = sizeof(struct nats),
+	.check = nats_check,
+	.open = nats_open,
+	.send = nats_send,
+	.poll = nats_poll,
+	.close = nats_close,
+};

@@ -1,0 +1,71 @@
+/* What the two files of the NATS driver share. */
+#ifndef PGHERALD_NATS_H
+#define PGHERALD_NATS_H
+
+#include "sink/sink.h"
+
+#include <nats/nats.h>
+
+/* How long any call may take. */
+#define NATS_WAIT_MS 5000
+
+/* Bits of sink->learned: it has been open; the stream has other writers. */
+#define NATS_LEARNED_OPEN 1u
+#define NATS_LEARNED_SHARED 2u
+
+/* "0123456789abcdef-000000000153A978-00000003", terminated. */
+#define NATS_WRITER_LEN 16
+#define NATS_ID_SIZE (NATS_WRITER_LEN + 1 + POSITION_LEN + 1)
+
+/* More than the headers of a message ever take. */
+#define NATS_HEADERS 200
+
+struct nats {
+	natsConnection *nc;
+	int fd;
+	_Atomic bool writes; /* the library has something to write */
+	natsSubscription *acks;
+	char *inbox; /* replies come to INBOX.SEQ, in hex */
+	size_t inbox_n;
+	uint32_t unanswered;
+	int64_t heard_ms; /* when the last answer came, or the first message went after silence */
+	struct strbuf subject;
+	char id[NATS_ID_SIZE];
+	char last_id[NATS_ID_SIZE]; /* of the message before; empty: none on this connection */
+
+	char writer[NATS_WRITER_LEN + 1];
+	char *stream; /* NULL: core */
+	char **subjects;
+	size_t nsubjects;
+	size_t max_size; /* headers and body */
+	bool chained;    /* each message names the one before */
+	bool one_by_one; /* each message waits for the acknowledgement of the one before */
+};
+
+int nats_fail(const struct sink *s, natsStatus st, const char *what, struct err *err);
+
+/* ---- nats_stream.c ---- */
+
+/* Sets n->writer. */
+void nats_writer(struct sink *s);
+
+void nats_message_id(const struct sink *s, const struct batch *b, uint32_t i, char id[NATS_ID_SIZE]);
+
+/* Whether it can be published to. */
+bool nats_subject_valid(struct str subject);
+
+/* Finds the stream or makes it, and what it holds of this writer. */
+int nats_stream_open(struct sink *s, natsConnection *nc, struct err *err);
+
+/* Whether a message with this subject goes into the stream. */
+bool nats_stream_takes(const struct nats *n, struct str subject);
+
+/* Whether the stream already has it, although it is behind sink->held. */
+bool nats_stream_has(const struct nats *n, struct position p);
+
+/* A message was stored under this number of the stream. */
+void nats_stored(struct nats *n, struct str number);
+
+void nats_stream_close(struct nats *n);
+
+#endif
