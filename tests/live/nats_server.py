@@ -1,0 +1,172 @@
+"""NATS servers that a test starts in temporary folders, and a small client of NATS's protocol."""
+import base64
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+
+from postgres import LIMIT, PR_SET_PDEATHSIG, free_port, wait_until
+
+
+class Client:
+    """Speaks NATS over a socket: enough to make, read and watch streams."""
+
+    def __init__(self, port, tls=None, **connect):
+        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT)
+        self.file = self.socket.makefile("rb")
+        assert self.file.readline().startswith(b"INFO ")
+        if tls:
+            self.socket = ssl.create_default_context(cafile=tls).wrap_socket(
+                self.socket, server_hostname="localhost")
+            self.file = self.socket.makefile("rb")
+        options = {"verbose": False, "headers": True, "no_responders": True, **connect}
+        self._write(f"CONNECT {json.dumps(options)}\r\nSUB inbox.* 1\r\nPING\r\n")
+        line = self.file.readline()
+        assert line == b"PONG\r\n", line
+        self.calls = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.file.close()
+        self.socket.close()
+
+    def _write(self, text):
+        self.socket.sendall(text if isinstance(text, bytes) else text.encode())
+
+    def subscribe(self, subject):
+        """What is published there from now on comes from next_message()."""
+        self._write(f"SUB {subject} 2\r\nPING\r\n")
+        assert self.file.readline() == b"PONG\r\n"
+
+    def publish(self, subject, body=b"", reply=""):
+        self._write(f"PUB {subject} {reply} {len(body)}\r\n".encode() + body + b"\r\n")
+
+    def next_message(self):
+        """(subject, headers as text, body) of the next message."""
+        while True:
+            words = self.file.readline().split()
+            assert words, "the server closed the connection"
+            if words[0] == b"PING":
+                self._write("PONG\r\n")
+            if words[0] in (b"MSG", b"HMSG"):
+                break
+        data = self.file.read(int(words[-1]) + 2)[:-2]
+        head = int(words[-2]) if words[0] == b"HMSG" else 0
+        return words[1].decode(), data[:head].decode(), data[head:]
+
+    def request(self, subject, payload=None):
+        """The answer of the JetStream API, as a dict."""
+        self.calls += 1
+        body = b"" if payload is None else json.dumps(payload).encode()
+        self.publish(f"$JS.API.{subject}", body, f"inbox.{self.calls}")
+        while True:
+            to, _, answer = self.next_message()
+            if to == f"inbox.{self.calls}":
+                return json.loads(answer)
+
+
+class NatsServer:
+    """A nats-server with JetStream, or without. More lines of configuration go in `config`."""
+
+    def __init__(self, config="", jetstream=True, scheme="nats", host="127.0.0.1", user=None, tls=None):
+        self.dir = tempfile.mkdtemp(prefix="pgherald-test-nats-", dir="/tmp")
+        self.port = free_port()
+        self.scheme, self.host, self.user, self.tls = scheme, host, user, tls
+        self.log_path = f"{self.dir}/server.log"
+        self.process = None
+        with open(f"{self.dir}/server.conf", "w") as f:
+            f.write(f'listen: "127.0.0.1:{self.port}"\n{config}\n')
+            if jetstream:
+                f.write(f'jetstream {{ store_dir: "{self.dir}/js", max_mem: 100MB, max_file: 1GB }}\n')
+
+    def url(self, path="", user=None, port=None, host=None):
+        return f"{self.scheme}://{user + '@' if user else ''}{host or self.host}:{port or self.port}/{path}"
+
+    # Starting and ending
+
+    def start(self):
+        libc = ctypes.CDLL(None)
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                ["nats-server", "-c", f"{self.dir}/server.conf"], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+        wait_until(self._ready, "nats-server to start")
+        return self
+
+    def _ready(self):
+        assert self.process.poll() is None, f"nats-server did not start:\n{self.log()}"
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                return s.recv(4) == b"INFO" and self.log().count("Server is ready") > 0
+        except OSError:
+            return False
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        self.process.wait(LIMIT)
+        self.process = None
+
+    def kill9(self):
+        self.stop(signal.SIGKILL)
+
+    def reload(self):
+        self.process.send_signal(signal.SIGHUP)
+
+    def remove(self):
+        if self.process:
+            self.kill9()
+        shutil.rmtree(self.dir)
+
+    def log(self):
+        if not os.path.exists(self.log_path):
+            return ""
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    # Using it
+
+    def client(self):
+        return Client(self.port, tls=self.tls, **(self.user or {}))
+
+    def api(self, subject, payload=None):
+        with self.client() as client:
+            return client.request(subject, payload)
+
+    def make_stream(self, name, *subjects, **more):
+        answer = self.api(f"STREAM.CREATE.{name}", {
+            "name": name, "subjects": subjects, "storage": "file", "retention": "limits",
+            "num_replicas": 1, **more})
+        assert "error" not in answer, answer
+
+    def edit_stream(self, name, **changes):
+        config = {**self.api(f"STREAM.INFO.{name}")["config"], **changes}
+        answer = self.api(f"STREAM.UPDATE.{name}", config)
+        assert "error" not in answer, answer
+
+    def count(self, name):
+        """How many messages the stream has."""
+        return self.api(f"STREAM.INFO.{name}").get("state", {}).get("messages", 0)
+
+    def messages(self, name):
+        """All messages of the stream: (subject, headers as text, body)."""
+        with self.client() as client:
+            state = client.request(f"STREAM.INFO.{name}")["state"]
+            found = []
+            for seq in range(state["first_seq"], state["last_seq"] + 1):
+                m = client.request(f"STREAM.MSG.GET.{name}", {"seq": seq}).get("message")
+                if m:
+                    found.append((m["subject"], base64.b64decode(m.get("hdrs", "")).decode(),
+                                  base64.b64decode(m.get("data", ""))))
+            return found
+
+    def events(self, name):
+        """The bodies of all messages, read as JSON."""
+        return [json.loads(body) for _, _, body in self.messages(name)]
