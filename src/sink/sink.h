@@ -56,13 +56,11 @@ struct sink {
 	char *origin;
 	char *addresses;
 	void *state;
-	/* What drivers learn that lasts longer than a connection; theirs alone, 0 at first. */
-	uint32_t learned;
+	uint64_t learned;   /* the driver's own, kept when it is opened again; 0: nothing */
 	const char *notice; /* what people should know of this output; set in open, constant */
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
 	int64_t not_before;   /* clock_ms before which the destination wants no new connection */
-	uint64_t learned;     /* the driver's own, kept when it is opened again; 0: nothing */
 	int wake;             /* eventfd: the reader wants something, or an acknowledgement came */
 
 	int progress;
