@@ -49,6 +49,8 @@ struct amqp {
 	bool full;          /* the socket has no room */
 	char returned[700]; /* why the message that is being returned is; "": none is */
 	char exchange[256];
+	bool mandatory;
+	bool bare; /* without properties */
 };
 
 static int amqp_check(const struct url *url, struct err *err)
@@ -97,6 +99,8 @@ static int amqp_open(struct sink *s, struct err *err)
 	};
 
 	snprintf(a->exchange, sizeof(a->exchange), "%s", sink_text(s, "exchange"));
+	a->mandatory = sink_bool(s, "mandatory");
+	a->bare = strcmp(sink_text(s, "properties"), "none") == 0;
 	a->cap = s->max_in_flight;
 	a->tags = mem_array(a->cap, sizeof(*a->tags));
 	a->low = 1;
@@ -234,14 +238,18 @@ static int listen_to(struct sink *s, struct err *err)
 /* ---- publishing ---- */
 
 static void set_properties(const struct sink *s, const struct message *m, char id[POSITION_LEN],
-			   amqp_basic_properties_t *p)
+			   amqp_table_entry_t *origin, amqp_basic_properties_t *p)
 {
 	p->_flags |= AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
-		     AMQP_BASIC_APP_ID_FLAG;
+		     AMQP_BASIC_APP_ID_FLAG | AMQP_BASIC_HEADERS_FLAG;
 	p->content_type = amqp_cstring_bytes("application/json");
 	position_print(m->position, id);
 	p->message_id = (amqp_bytes_t){ POSITION_LEN, id };
 	p->app_id = amqp_cstring_bytes("pgherald");
+	origin->key = amqp_cstring_bytes("origin");
+	origin->value = (amqp_field_value_t){ .kind = AMQP_FIELD_KIND_UTF8,
+					      .value.bytes = amqp_cstring_bytes(s->origin) };
+	p->headers = (amqp_table_t){ 1, origin };
 	if (m->time > 0) {
 		p->_flags |= AMQP_BASIC_TIMESTAMP_FLAG;
 		p->timestamp = (uint64_t)m->time / 1000000;
@@ -273,14 +281,15 @@ static int publish(struct sink *s, const struct batch *b, uint32_t i, struct err
 	const struct message *m = &b->messages[i];
 	amqp_basic_properties_t p = { ._flags = AMQP_BASIC_DELIVERY_MODE_FLAG,
 				      .delivery_mode = AMQP_DELIVERY_PERSISTENT };
+	amqp_table_entry_t origin;
 	char id[POSITION_LEN];
 	int status;
 
-	if (strcmp(sink_text(s, "properties"), "all") == 0)
-		set_properties(s, m, id, &p);
+	if (!a->bare)
+		set_properties(s, m, id, &origin, &p);
 	status = amqp_basic_publish(a->conn.state, AMQP_CHANNEL, amqp_cstring_bytes(a->exchange),
-				    amqp_str(batch_address(b, i)), sink_bool(s, "mandatory"), false,
-				    &p, amqp_str(batch_body(b, i)));
+				    amqp_str(batch_address(b, i)), a->mandatory, false, &p,
+				    amqp_str(batch_body(b, i)));
 	if (status != AMQP_STATUS_OK)
 		return amqp_conn_fail(&a->conn, "publishing", status, err);
 	*tag_of(a, ++a->high) = (struct tag){ b->first + i, m->position, TAG_OPEN };

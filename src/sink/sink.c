@@ -99,18 +99,32 @@ void sink_ack(struct sink *s, uint64_t seq)
 	wake_thread(s);
 }
 
+/* After a reconnect it is refused again; what was settled before stays so. */
+static bool add_refusal(struct sink *s, struct refusal *r)
+{
+	struct refusal **at = &s->refusals;
+
+	if (r->seq <= sink_taken(s) || is_acked(s, r->seq))
+		return false;
+	while (*at && (*at)->seq < r->seq)
+		at = &(*at)->next;
+	r->next = *at;
+	*at = r;
+	return true;
+}
+
 void sink_refuse(struct sink *s, uint64_t seq, const char *why)
 {
-	struct refusal *r = mem_alloc(sizeof(*r)), **at = &s->refusals;
+	struct refusal *r = mem_alloc(sizeof(*r));
+	bool added;
 
 	r->seq = seq;
 	r->why = mem_strdup(why);
 	pthread_mutex_lock(&s->lock);
-	while (*at && (*at)->seq < seq)
-		at = &(*at)->next;
-	r->next = *at;
-	*at = r;
+	added = add_refusal(s, r);
 	pthread_mutex_unlock(&s->lock);
+	if (!added)
+		refuse_free(r);
 	wake_thread(s);
 }
 

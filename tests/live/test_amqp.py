@@ -1,10 +1,17 @@
 """RabbitMQ: what arrives, what is refused, and what a broker that goes and comes back gets."""
 import json
+import os
+import random
 
 import pytest
 
+import amqp_server
+import herald as program
 from amqp_server import Rabbit
 from delivery import check, insert, make_tables
+from postgres import wait_until
+from relay import Proxy
+from tls import Authority
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +59,392 @@ def test_an_event_arrives_with_its_key_id_and_properties(db, herald, rabbit):
     assert message.properties["delivery_mode"] == 2
     assert message.properties["content_type"] == "application/json"
     assert message.properties["app_id"] == "pgherald"
+    assert f"/{db.name}/{db.slot}/" in message.headers["origin"]
     stream.stop()
+
+
+# A broker that goes and comes back
+
+
+def test_a_broker_that_is_down_at_the_start_gets_all_when_it_comes(db, herald, new_rabbit):
+    # Given a broker that is down
+    make_tables(db)
+    broker = new_rabbit()
+    queue = broker.bind("x")
+    herald(db, "--to", broker.url(exchange="x")).stop()
+    broker.kill9()
+    stream = herald(db, "--to", broker.url(exchange="x"), ready=False)
+    stream.wait_log("trying again")
+
+    # when rows are written and it comes
+    insert(db, 1, 100)
+    broker.start()
+    stream.wait_confirmed(db)
+
+    # then it has them
+    check(arrived(broker, queue), {"a": range(1, 101)}, repeats=True)
+    stream.stop()
+
+
+def test_a_broker_that_is_killed_and_restarted_gets_all_in_order(db, herald, new_rabbit):
+    # Given a stream of thousands of rows
+    make_tables(db)
+    broker = new_rabbit()
+    queue = broker.bind("x")
+    stream = herald(db, "--to", broker.url(exchange="x"))
+    insert(db, 1, 3000)
+
+    # when the broker dies in the middle of it, as in a power cut, and more is written
+    stream.wait_until(lambda: broker.count(queue) > 100, "messages in the queue")
+    broker.kill9()
+    insert(db, 3001, 4000)
+    stream.wait_log("is down, trying again")
+    broker.start()
+    stream.wait_confirmed(db)
+
+    # then nothing is lost, and repeats are known by their id
+    check(arrived(broker, queue), {"a": range(1, 4001)}, repeats=True)
+    stream.stop()
+
+
+def test_a_connection_that_is_cut_in_the_middle_of_a_batch_loses_nothing(db, herald, rabbit):
+    # Given a network that breaks whenever some more was sent
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    proxy = Proxy(rabbit.port)
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, port=proxy.port))
+
+    # when rows are written
+    for first in range(1, 3001, 500):
+        proxy.cut_after(20000 + 7 * first)
+        cuts = proxy.cuts
+        insert(db, first, first + 499)
+        stream.wait_until(lambda: proxy.cuts > cuts, "the network to break")  # noqa: B023
+    stream.wait_confirmed(db)
+
+    # then all come, in order but for repeats
+    check(arrived(rabbit, queue), {"a": range(1, 3001)}, repeats=True)
+    stream.stop()
+    proxy.close()
+
+
+def test_a_broker_without_memory_is_waited_for(db, herald, new_rabbit):
+    # Given a broker that has too little memory
+    make_tables(db)
+    broker = new_rabbit()
+    queue = broker.bind("x")
+    stream = herald(db, "--to", broker.url(exchange="x", heartbeat=1))
+    broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+
+    # when far more is written than is in flight
+    insert(db, 1, 6000, body="x" * 500)
+    wait_until(lambda: "blocked" in broker.ctl("list_connections", "state"), "the connection to be blocked")
+    before = db.slot_state()["confirmed"]
+
+    # then the output waits without an error until it has memory again
+    broker.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    stream.wait_confirmed(db)
+    check(arrived(broker, queue), {"a": range(1, 6001)})
+    assert before < db.slot_state()["confirmed"]
+    assert "trying again" not in stream.err
+    stream.stop()
+
+
+def test_a_stream_ends_while_the_broker_blocks_it(db, herald, new_rabbit):
+    make_tables(db)
+    broker = new_rabbit()
+    queue = broker.bind("x")
+    stream = herald(db, "--to", broker.url(exchange="x"))
+    broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    insert(db, 1, 6000, body="x" * 500)
+    wait_until(lambda: "blocked" in broker.ctl("list_connections", "state"), "the connection to be blocked")
+
+    # When it is told to end, it does
+    stream.stop()
+
+    # and a new one goes on where it stopped
+    broker.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
+    stream = herald(db, "--to", broker.url(exchange="x"))
+    stream.wait_confirmed(db)
+    check(arrived(broker, queue), {"a": range(1, 6001)}, repeats=True)
+
+
+def test_a_full_queue_is_waited_for(db, herald, rabbit):
+    # Given a queue that takes ten messages and refuses more
+    make_tables(db)
+    queue = rabbit.bind(db.name, arguments={"x-max-length": 10, "x-overflow": "reject-publish"})
+    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+
+    # when more is written
+    insert(db, 1, 30)
+    stream.wait_log("basic.nack")
+    assert rabbit.count(queue) <= 11
+
+    # then the rest comes as somebody takes messages off
+    events = []
+    wait_until(lambda: events.extend(arrived(rabbit, queue)) or len({e["new"]["n"] for e in events}) == 30,
+               "all rows", interval=0.2)
+    check(events, {"a": range(1, 31)}, repeats=True)
+    stream.wait_confirmed(db)
+    stream.stop()
+
+
+def test_a_silent_broker_is_left_and_tried_again(db, herald, new_rabbit):
+    # Given heartbeats each second
+    make_tables(db)
+    broker = new_rabbit()
+    queue = broker.bind("x")
+    stream = herald(db, "--to", broker.url(exchange="x", heartbeat=1))
+    insert(db, 1, 10)
+    stream.wait_confirmed(db)
+
+    # when the broker hangs
+    broker.freeze()
+    insert(db, 11, 20)
+    stream.wait_log("trying again")
+    assert "silent" in stream.err
+
+    # then all goes on when it does
+    broker.freeze(False)
+    stream.wait_confirmed(db)
+    check(arrived(broker, queue), {"a": range(1, 21)}, repeats=True)
+    stream.stop()
+
+
+def test_an_idle_stream_keeps_its_connection_by_heartbeats(db, herald, rabbit):
+    # Given a connection with a heartbeat each second and nothing to send
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    proxy = Proxy(rabbit.port)
+    beats = []
+    proxy.watch = lambda data: data == b"\x08\0\0\0\0\0\0\xce" and beats.append(data)
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, port=proxy.port, heartbeat=1))
+
+    # when several have gone by
+    stream.wait_until(lambda: len(beats) >= 6, "heartbeats")
+
+    # then the same connection still works
+    insert(db, 1, 1)
+    stream.wait_confirmed(db)
+    check(arrived(rabbit, queue), {"a": range(1, 2)})
+    assert proxy.cuts == 0 and "trying again" not in stream.err
+    stream.stop()
+    proxy.close()
+
+
+def test_pgherald_killed_at_random_loses_nothing(db, herald, rabbit):
+    # Given a writer that goes on all the time
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    rounds, random_, last = int(os.environ.get("PGHERALD_TEST_ROUNDS", 3)), random.Random(5), 0
+    herald(db, "--to", rabbit.url(exchange=db.name)).stop()
+
+    # when the process dies at random moments
+    for _ in range(rounds):
+        stream = herald(db, "--to", rabbit.url(exchange=db.name))
+        mark = rabbit.count(queue)
+        insert(db, last + 1, last + 1000)
+        last += 1000
+        most = mark + random_.randrange(1, 1000)
+        stream.wait_until(lambda: rabbit.count(queue) >= most, "some messages")  # noqa: B023
+        stream.kill9()
+    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+    stream.wait_confirmed(db)
+
+    # then each row is there, in order but for repeats
+    check(arrived(rabbit, queue), {"a": range(1, last + 1)}, repeats=True)
+    stream.stop()
+
+
+def test_a_restart_after_a_clean_end_repeats_nothing(db, herald, rabbit):
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    for first in (1, 501, 1001):
+        stream = herald(db, "--to", rabbit.url(exchange=db.name))
+        insert(db, first, first + 499)
+        stream.wait_until(lambda: rabbit.count(queue) >= first, "some messages")  # noqa: B023
+        stream.stop()
+    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+    stream.wait_confirmed(db)
+    check(arrived(rabbit, queue), {"a": range(1, 1501)})
+
+
+# What is refused
+
+
+def test_what_no_queue_takes_stops_the_stream(db, herald, rabbit):
+    # Given a queue for the table a alone
+    make_tables(db)
+    rabbit.bind(db.name, "public.a.*")
+    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+
+    # when a row of b is written, the stream ends and says why
+    db.sql("insert into b values (1)")
+    assert stream.wait_exit() == 1
+    assert "of public.b was refused" in stream.err and "NO_ROUTE" in stream.err
+    assert "public.b.insert" in stream.err
+
+
+def test_what_no_queue_takes_can_be_skipped(db, herald, rabbit):
+    make_tables(db)
+    queue = rabbit.bind(db.name, "public.a.*")
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, on_refused="skip"))
+    db.sql("do $$ begin for n in 1..500 loop insert into a values (n); insert into b values (n); "
+           "commit; end loop; end $$")
+    stream.wait_confirmed(db)
+    check(arrived(rabbit, queue), {"a": range(1, 501)})
+    assert stream.err.count("skipped") == 500
+    stream.stop()
+
+
+def test_without_mandatory_the_broker_drops_what_no_queue_takes(db, herald, rabbit):
+    make_tables(db)
+    queue = rabbit.bind(db.name, "public.a.*")
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, mandatory="false"))
+    db.sql("insert into b values (1)")
+    db.sql("insert into a values (1)")
+    stream.wait_confirmed(db)
+    check(arrived(rabbit, queue), {"a": range(1, 2)})
+    assert "refused" not in stream.err
+    stream.stop()
+
+
+def test_a_message_too_large_goes_to_the_dead_letters(db, herald, new_rabbit, tmp_path):
+    # Given a broker that takes 100,000 bytes
+    make_tables(db)
+    broker = new_rabbit(max_message_size=100000)
+    queue, dead = broker.bind("x"), tmp_path / "dead.json"
+    url = broker.url(exchange="x", on_refused="dead-letter")
+    stream = herald(db, "--dead-letter", f"file:{dead}", "--to", url)
+
+    # when some rows are larger
+    insert(db, 1, 300)
+    insert(db, 1, 1, table="b", body="x" * 200_000)
+    insert(db, 301, 600)
+    insert(db, 2, 2, table="b", body="x" * 99_000)
+    insert(db, 3, 3, table="b", body="x" * 100_001)
+    stream.wait_confirmed(db)
+
+    # then all others arrive, and these are among the dead letters once
+    check(arrived(broker, queue), {"a": range(1, 601), "b": [2]}, repeats=True)
+    letters = [json.loads(line) for line in dead.read_text().splitlines()]
+    assert [json.loads(one["body"])["new"]["n"] for one in letters] == [1, 3]
+    assert all("100000" in one["reason"] for one in letters)
+    stream.stop()
+
+
+def test_a_routing_key_that_is_too_long_is_refused(db, herald, rabbit):
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    stream = herald(db, "--on-refused", "skip", "--address", "{schema}.{new.body}",
+                    "--to", rabbit.url(exchange=db.name))
+    insert(db, 1, 1, body="x" * 249)
+    insert(db, 2, 2, body="x" * 248)
+    insert(db, 3, 3, body="a.b #*%")
+    stream.wait_confirmed(db)
+    assert [m.key for m in rabbit.take(queue)] == ["public." + "x" * 248, "public.a%2Eb%20%23%2A%25"]
+    assert "routing key has 256 bytes" in stream.err
+    stream.stop()
+
+
+def test_two_outputs_to_one_exchange_have_all_events_of_each(db, herald, rabbit):
+    # Given two outputs that publish to the same exchange under different keys
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, address="one.{table}"),
+                    "--to", rabbit.url(exchange=db.name, address="two.{table}"))
+
+    # when rows are written and one process is killed on the way
+    insert(db, 1, 1000)
+    stream.wait_until(lambda: rabbit.count(queue) > 300, "some messages")
+    stream.kill9()
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, address="one.{table}"),
+                    "--to", rabbit.url(exchange=db.name, address="two.{table}"))
+    stream.wait_confirmed(db)
+
+    # then each has all of them
+    messages = rabbit.take(queue)
+    for key in ("one.a", "two.a"):
+        check([json.loads(m.body) for m in messages if m.key == key], {"a": range(1, 1001)}, repeats=True)
+    stream.stop()
+
+
+# What the user has to mend
+
+
+def test_what_is_wrong_in_the_url_is_said_before_anything_starts():
+    for url, word in (("amqp://h/?exchang=x", "exchang"), ("amqp://h/?type=fan", "topic|direct"),
+                      ("amqp://h/?properties=none", "mandatory=false"), ("amqps://h/?cert=c", "cert_key")):
+        result = program.run("stream", "--to", url)
+        assert result.code == 78 and word in result.err, result
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"user": "guest:hunter2"}, ["guest", "ACCESS_REFUSED"]),
+    ({"vhost": "shop"}, ["shop", "NOT_ALLOWED"]),
+    ({"exchange": "missing", "declare": "false"}, ["missing", "NOT_FOUND"]),
+    ({"type": "direct"}, ["PRECONDITION_FAILED", "'type'"]),
+    ({"exchange": "amq.mine"}, ["amq.mine", "ACCESS_REFUSED"]),
+])
+def test_what_the_broker_will_not_have_is_an_error_of_the_settings(db, herald, rabbit, change, words):
+    rabbit.bind(db.name)
+    stream = herald(db, "--to", rabbit.url(**{"exchange": db.name, **change}), ready=False)
+    assert stream.wait_exit() == 78
+    for word in words:
+        assert word in stream.err
+    assert "hunter2" not in stream.err
+
+
+def test_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, rabbit):
+    # Given a user
+    make_tables(db)
+    rabbit.bind(db.name)
+    rabbit.ctl("add_user", db.name, "hunter2")
+    rabbit.ctl("set_permissions", db.name, ".*", ".*", ".*")
+    stream = herald(db, "--to", rabbit.url(user=f"{db.name}:hunter2", exchange=db.name))
+
+    # when its password is another one and the connection ends
+    rabbit.ctl("change_password", db.name, "hunter3")
+    rabbit.ctl("close_all_user_connections", db.name, "rotated")
+
+    # then the stream says what is wrong
+    assert stream.wait_exit() == 78
+    assert "ACCESS_REFUSED" in stream.err and "hunter" not in stream.err
+
+
+# TLS
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory):
+    """A broker with a certificate of a private authority for localhost and one of another."""
+    folder = tmp_path_factory.mktemp("tls")
+    ours, other = Authority(folder), Authority(folder, "other")
+    for path in (folder, *folder.parents[:3]):
+        os.chmod(path, 0o755)
+    cert, key = ours.issue("localhost", owner=amqp_server.owner())
+    with Rabbit(tls=(ours.cert, cert, key)) as broker:
+        broker.ours, broker.other = ours, other
+        yield broker
+
+
+def test_a_private_authority_is_trusted_when_named(db, herald, tls):
+    make_tables(db)
+    queue = tls.bind(db.name)
+    stream = herald(db, "--to", tls.url(scheme="amqps", host="localhost", exchange=db.name, ca=tls.ours.cert))
+    insert(db, 1, 500, body="x" * 1000)
+    stream.wait_confirmed(db)
+    check(arrived(tls, queue), {"a": range(1, 501)})
+    stream.stop()
+
+
+@pytest.mark.parametrize(("host", "ca", "words"), [
+    ("localhost", "other", "certificate"),
+    ("localhost", None, "certificate"),
+    ("127.0.0.1", "ours", "IP address mismatch"),
+])
+def test_a_certificate_that_is_not_to_be_trusted_is_refused(db, herald, tls, host, ca, words):
+    params = {"ca": getattr(tls, ca).cert} if ca else {}
+    stream = herald(db, "--to", tls.url(scheme="amqps", host=host, exchange=db.name, **params), ready=False)
+    assert stream.wait_exit() == 78
+    assert words in stream.err
