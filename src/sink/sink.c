@@ -225,8 +225,10 @@ bool sink_ending(struct sink *s)
 /* How many messages may be sent now; waits until it is at least one, or the end is wanted (0). */
 static int window_room(struct sink *s, uint32_t *room, struct err *err)
 {
-	uint32_t most = s->max_in_flight ? s->max_in_flight : WINDOW - EVENT_MESSAGES;
+	uint32_t most = WINDOW - EVENT_MESSAGES;
 
+	if (s->max_in_flight && s->max_in_flight < most)
+		most = s->max_in_flight;
 	for (;;) {
 		uint64_t taken = sink_taken(s), open = s->sent_to > taken ? s->sent_to - taken : 0;
 
