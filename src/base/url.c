@@ -210,9 +210,9 @@ const char *url_param(const struct url *u, const char *name)
 
 bool url_is_secret(struct str name)
 {
-	static const char *const words[] = { "password", "passwd",     "secret",
-					     "token",    "credential", "api_key",
-					     "apikey",   "access_key", "scram_" };
+	static const char *const words[] = { "password",   "passwd",  "secret",       "token",
+					     "credential", "api_key", "apikey",       "access_key",
+					     "scram_",     "api-key", "authorization" };
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
 		size_t n = strlen(words[i]);
