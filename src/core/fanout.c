@@ -135,8 +135,12 @@ void fanout_given(const struct fanout *f, uint64_t *given)
 		given[i] = f->v[i].given;
 }
 
-static void log_condition(const struct output *o, enum sink_condition was, const struct err *why)
+static void log_condition(struct output *o, enum sink_condition was, const struct err *why)
 {
+	if (o->condition == SINK_OPEN && !o->noticed && o->sink->notice) {
+		o->noticed = true;
+		log_warn("output %s: %s", o->sink->label, o->sink->notice);
+	}
 	if (o->condition == SINK_RETRYING)
 		log_warn("output %s is down, trying again: %s", o->sink->label, why->msg);
 	else if (o->condition == SINK_OPEN && was == SINK_RETRYING)

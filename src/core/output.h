@@ -27,6 +27,7 @@ struct output {
 	bool begin_waits;
 	bool begin_shown;
 	enum sink_condition condition; /* as last logged */
+	bool noticed;                  /* the sink's notice is logged */
 };
 
 /* Makes ready what the settings say, without starting the sink. CONFIG for what is wrong in them.

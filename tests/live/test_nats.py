@@ -1,8 +1,19 @@
 """Output to NATS JetStream, with real servers."""
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+
 import pytest
 
 import delivery
+import postgres
+import tls
 from nats_server import NatsServer
+from postgres import wait_until
+from cutter import Proxy
 
 
 @pytest.fixture
@@ -17,6 +28,19 @@ def new_nats():
     yield make
     for one in made:
         one.remove()
+
+
+@pytest.fixture
+def new_proxy():
+    made = []
+
+    def make(*args, **options):
+        made.append(Proxy(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture
@@ -43,3 +67,331 @@ def test_events_arrive_with_subject_id_and_body(db, herald, nats):
     assert ids == sorted(set(ids))
     for (_, headers, _), one in zip(messages, ids):
         assert f"-{one}\r\n" in headers and "Nats-Msg-Id: " in headers
+
+
+ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "4"))
+
+
+def start_rows(db, herald, nats, *args, path="?stream=S", **more):
+    delivery.make_tables(db)
+    return herald(db, "--to", nats.url(path), *args, **more)
+
+
+def test_the_default_subject_names_database_schema_table_and_action(db, herald, nats):
+    stream = start_rows(db, herald, nats)
+    db.sql('create table "odd.na me" (n int); insert into "odd.na me" values (1)')
+    stream.wait_confirmed(db)
+    assert [m[0] for m in nats.messages("S")] == [f"{db.name}.public.odd%2Ena%20me.insert"]
+
+
+def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_nats):
+    # Given a server that does not run
+    nats = new_nats(start=False)
+    stream = start_rows(db, herald, nats, ready=False)
+    stream.wait_log("is down")
+
+    # when it starts
+    nats.start()
+    stream.wait_ready(db)
+
+    # then events arrive
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 4)})
+
+
+def insert_in_background(db, last):
+    """Rows 1 to last of a and b, each in a transaction of its own."""
+    def run():
+        with contextlib.closing(db.connect()) as connection:
+            for n in range(1, last + 1):
+                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def check_both(events, last):
+    delivery.check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)})
+
+
+def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, nats):
+    # Given a stream of events under way
+    stream = start_rows(db, herald, nats)
+    writer = insert_in_background(db, 3000)
+
+    # when the server is killed and started, twice
+    for least in (200, 1200):
+        wait_until(lambda: nats.count("S") >= least, "messages")
+        nats.kill9()
+        stream.wait_log("is down")
+        nats.start()
+    writer.join()
+
+    # then all is there once, in order
+    stream.wait_confirmed(db)
+    check_both(nats.events("S"), 3000)
+
+
+def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
+    # Given a writer
+    luck = random.Random(1)
+    delivery.make_tables(db)
+    herald(db, "--to", nats.url("?stream=S")).stop()
+    last = 1000 * ROUNDS
+    writer = insert_in_background(db, last)
+
+    # when pgherald is killed again and again, sometimes behind the window of duplicates
+    for _ in range(ROUNDS):
+        stream = herald(db, "--to", nats.url("?stream=S"))
+        wanted = nats.count("S") + luck.randrange(1, 800)
+        wait_until(lambda: nats.count("S") >= min(wanted, last), "messages")
+        stream.kill9()
+        nats.edit_stream("S", duplicate_window=luck.choice((100_000_000, 120_000_000_000)))
+    writer.join()
+
+    # then the last run completes the stream
+    stream = herald(db, "--to", nats.url("?stream=S"))
+    stream.wait_confirmed(db)
+    check_both(nats.events("S"), last)
+
+
+def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
+    # Given a connection that is cut after so many bytes, five times
+    proxy = new_proxy(nats.port, cuts=[40_000, 70_001, 100_002, 5_003, 200_004])
+    delivery.make_tables(db)
+    stream = herald(db, "--to", nats.url("?stream=S", port=proxy.port))
+    delivery.insert(db, 1, 3000, body="x" * 100)
+
+    # then all is there once, in order
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 3001)})
+    assert not proxy.cuts
+
+
+def test_a_server_that_stops_answering_is_left(db, herald, nats):
+    # Given a server that is frozen
+    stream = start_rows(db, herald, nats, path="?stream=S&ack_wait=1")
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    nats.process.send_signal(signal.SIGSTOP)
+    delivery.insert(db, 11, 20)
+
+    # when no acknowledgement comes, then that is an error; and all is well when it goes on
+    stream.wait_log("acknowledged nothing for 1 s")
+    nats.process.send_signal(signal.SIGCONT)
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 21)})
+
+
+def test_a_full_stream_is_waited_for_and_keeps_the_order(db, herald, nats):
+    # Given a stream that takes nothing more when it has 100 kB, and rows of different sizes: one
+    # that is too large for what is left is followed by some that are not
+    nats.make_stream("S", f"{db.name}.>", max_bytes=100_000, discard="new")
+    stream = start_rows(db, herald, nats, path="")
+    db.sql("insert into a select n, repeat('x', case when n % 7 = 0 then 3000 else 1 end) "
+           "from generate_series(1, 1000) n")
+    stream.wait_log("maximum bytes exceeded")
+    full = nats.count("S")
+    assert full < 1000
+
+    # when there is room again
+    nats.edit_stream("S", max_bytes=10_000_000)
+
+    # then all is there once, in order
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 1001)})
+
+
+def test_too_large_messages_stop_the_stream(db, herald, nats):
+    nats.make_stream("S", f"{db.name}.>", max_msg_size=2000)
+    stream = start_rows(db, herald, nats, path="")
+    delivery.insert(db, 1, 3)
+    delivery.insert(db, 4, 4, body="x" * 3000)
+    assert stream.wait_exit() == 1
+    assert "max_msg_size" in stream.err and "public.a" in stream.err
+    delivery.check(nats.events("S"), {"a": range(1, 4)})
+
+
+def test_too_large_messages_can_be_skipped(db, herald, new_nats):
+    nats = new_nats(config="max_payload: 4096")
+    nats.make_stream("S", f"{db.name}.>", max_msg_size=2000)
+    stream = start_rows(db, herald, nats, "--on-refused", "skip", path="")
+    for n in range(1, 10):
+        delivery.insert(db, n, n, body="x" * (3000 if n == 4 else 5000 if n == 7 else 1))
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": (1, 2, 3, 5, 6, 8, 9)})
+
+
+def test_too_large_messages_can_go_to_a_stream_of_dead_letters(db, herald, nats, tmp_path):
+    nats.make_stream("S", "rows.>", max_msg_size=2000)
+    nats.make_stream("DEAD", "dead.>")
+    delivery.make_tables(db)
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"outputs": [{
+        "to": nats.url("rows.{table}"), "on_refused": "dead-letter",
+        "dead_letter": nats.url("dead.letters")}]}))
+    stream = herald(db, "-c", str(config))
+    delivery.insert(db, 1, 3, body="x" * 3000)
+    delivery.insert(db, 4, 5)
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": (4, 5)})
+    letters = nats.messages("DEAD")
+    assert [m[0] for m in letters] == ["dead.letters"] * 3
+    bodies = [json.loads(json.loads(m[2])["body"]) for m in letters]
+    delivery.check(bodies, {"a": (1, 2, 3)})
+
+
+def test_subjects_that_do_not_fit_are_refused(db, herald, nats):
+    nats.make_stream("S", "rows.a.>")
+    stream = start_rows(db, herald, nats, "--on-refused", "skip", path="rows.{table}.{action}?stream=S")
+    delivery.insert(db, 1, 2, table="a")
+    delivery.insert(db, 3, 4, table="b")
+    delivery.insert(db, 5, 6, table="a")
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": (1, 2, 5, 6)})
+    assert "no subject of the stream fits" in stream.err
+
+
+@pytest.mark.parametrize("discard", ["old", "new"])
+def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, tmp_path, discard):
+    # Given two processes with slots of their own, and one of them with two outputs
+    nats.make_stream("S", "rows.>", discard=discard)
+    delivery.make_tables(db)
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"outputs": [{"to": nats.url("rows.one.{table}"), "tables": ["public.a"]},
+                                              {"to": nats.url("rows.one.{table}"), "tables": ["public.b"]}]}))
+
+    def start():
+        return [herald(db, "-c", str(config), "--slot", f"{db.slot}_one"),
+                herald(db, "--to", nats.url("rows.two.{table}"), "--slot", f"{db.slot}_two")]
+
+    last = 1000 * ROUNDS // 2
+    for stream in start():
+        stream.stop()
+    writer = insert_in_background(db, last)
+
+    # when both are killed again and again, and no window of duplicates helps
+    nats.edit_stream("S", duplicate_window=100_000_000)
+    luck = random.Random(2)
+    for _ in range(ROUNDS):
+        streams = start()
+        wanted = nats.count("S") + luck.randrange(1, 600)
+        wait_until(lambda: nats.count("S") >= min(wanted, last), "messages")
+        for stream in streams:
+            stream.kill9()
+    writer.join()
+    for stream, slot in zip(start(), ("one", "two")):
+        stream.wait_confirmed(db, slot=f"{db.slot}_{slot}")
+
+    # then each has written all, once, in order
+    messages = nats.messages("S")
+    for name in ("one", "two"):
+        check_both([json.loads(m[2]) for m in messages if m[0].startswith(f"rows.{name}.")], last)
+
+
+# Setups that are wrong
+
+
+def refused(herald, db, url, *args):
+    stream = herald(db, "--to", url, *args, ready=False)
+    assert stream.wait_exit() == 78, stream.describe()
+    return stream.err
+
+
+def test_no_stream_for_the_subject_says_how_to_make_one(db, herald, nats):
+    err = refused(herald, db, nats.url("orders.{table}"))
+    assert "no stream takes orders.*" in err and "nats stream add NAME --subjects 'orders.*'" in err
+
+
+def test_several_streams_for_the_subject_want_a_name(db, herald, nats):
+    nats.make_stream("A", "orders.a")
+    nats.make_stream("B", "orders.b")
+    assert "stream=NAME" in refused(herald, db, nats.url("orders.{table}"))
+
+
+def test_a_stream_for_other_subjects_is_not_taken(db, herald, nats):
+    nats.make_stream("S", "orders.>")
+    err = refused(herald, db, nats.url("shop.{table}?stream=S"))
+    assert "stream S has no subject that fits shop.*" in err
+
+
+def test_a_server_without_jetstream_says_so(db, herald, new_nats):
+    nats = new_nats(jetstream=False)
+    assert "JetStream is not enabled" in refused(herald, db, nats.url("?stream=S"))
+
+
+AUTH = """authorization { users: [
+  {user: app, password: "s3cret-pw"},
+  {user: weak, password: "w3ak-pw", permissions: {publish: {allow: ["$JS.API.>"]}}}
+] }"""
+
+
+def test_passwords_let_in_or_not_and_are_never_shown(db, herald, new_nats):
+    nats = new_nats(config=AUTH, user={"user": "app", "pass": "s3cret-pw"})
+    err = refused(herald, db, nats.url("?stream=S", user="app:wr0ng-pw"))
+    assert "does not let us in" in err and "wr0ng-pw" not in err
+    assert "does not let us in" in refused(herald, db, nats.url("?stream=S"))
+
+    stream = start_rows(db, herald, nats, path=f"?stream=S", ready=False)
+    assert stream.wait_exit() == 78
+    delivery_url = nats.url("?stream=S", user="app:s3cret-pw")
+    stream = herald(db, "--to", delivery_url)
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    assert stream.stop() == [] and "s3cret-pw" not in stream.err
+    delivery.check(nats.events("S"), {"a": range(1, 4)})
+
+
+def test_a_user_who_may_not_publish_is_told(db, herald, new_nats):
+    nats = new_nats(config=AUTH, user={"user": "app", "pass": "s3cret-pw"})
+    nats.make_stream("S", f"{db.name}.>")
+    delivery.make_tables(db)
+    stream = herald(db, "--to", nats.url("?stream=S&ack_wait=1", user="weak:w3ak-pw"))
+    delivery.insert(db, 1, 1)
+    assert stream.wait_exit() == 78
+    assert "does not permit" in stream.err and "w3ak-pw" not in stream.err
+
+
+def test_a_token_lets_in(db, herald, new_nats):
+    nats = new_nats(config='authorization { token: "t0ken" }', user={"auth_token": "t0ken"})
+    stream = start_rows(db, herald, nats, path="?stream=S&token=t0ken")
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    assert nats.count("S") == 3 and "t0ken" not in stream.err
+    assert "does not let us in" in refused(herald, db, nats.url("?stream=S&token=wr0ng"), "--slot", "other")
+
+
+def test_tls_is_verified(db, herald, new_nats, tmp_path):
+    # Given a server with a certificate of a private authority
+    right, wrong = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
+    cert, key = right.issue("localhost")
+    nats = new_nats(config=f'tls {{ cert_file: "{cert}", key_file: "{key}" }}', scheme="tls",
+                    host="localhost", tls=right.cert)
+    delivery.make_tables(db)
+
+    # then only the right authority and name are good
+    err = refused(herald, db, nats.url(f"?stream=S&ca={wrong.cert}"))
+    assert "certificate verify failed" in err
+    assert "certificate" in refused(herald, db, nats.url("?stream=S"))
+    err = refused(herald, db, nats.url(f"?stream=S&ca={right.cert}", host="127.0.0.1"))
+    assert "mismatch" in err
+    assert "tls://" in refused(herald, db, nats.url("?stream=S").replace("tls:", "nats:"))
+    stream = herald(db, "--to", nats.url(f"?stream=S&ca={right.cert}"))
+    delivery.insert(db, 1, 2000, body="x" * 500)
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 2001)})
+
+
+def test_core_publishes_without_a_stream_and_says_so_once(db, herald, new_nats):
+    nats = new_nats(jetstream=False)
+    with nats.client() as client:
+        client.subscribe("rows.>")
+        stream = start_rows(db, herald, nats, path="rows.{table}?core=true")
+        delivery.insert(db, 1, 3)
+        got = [client.next_message() for _ in range(3)]
+    stream.wait_confirmed(db)
+    assert [m[0] for m in got] == ["rows.a"] * 3
+    delivery.check([json.loads(m[2]) for m in got], {"a": range(1, 4)})
+    stream.stop()
+    assert stream.err.count("without acknowledgements") == 1
