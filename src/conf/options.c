@@ -83,6 +83,9 @@ const struct option options[] = {
 	  "There are {db}, {name}, {schema}, {table}, {action}, {prefix} (of a logical message), "
 	  "{new.COLUMN} and {key.COLUMN}. Bytes of a value that the destination forbids are escaped "
 	  "reversibly." },
+	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(compress),
+	  "stream", "none|brotli|gzip|zstd", .help = "compress each message",
+	  .more = "Where messages have a content-encoding it says br, gzip or zstd." },
 	{ "on-refused", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(on_refused),
 	  "stream replay", "stop|skip|dead-letter", "stop",
 	  .help = "what to do with an event that an output refuses" },

@@ -29,6 +29,7 @@ struct output_settings {
 	struct strings tags;   /* "name=value" */
 	const char *address;   /* template; NULL: the URL's or the destination's own */
 	int64_t max_in_flight; /* messages; 0: the destination's own limit */
+	const char *compress;  /* how; NULL or "none": not at all */
 	const char *on_refused;
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */

@@ -1,5 +1,6 @@
 #include "core/output.h"
 
+#include "base/compress.h"
 #include "base/json.h"
 
 #include <inttypes.h>
@@ -73,6 +74,16 @@ static int check_refusal(const struct output_settings *os, struct err *err)
 	return 0;
 }
 
+static int make_compressor(struct output *o, const struct output_settings *os, struct err *err)
+{
+	o->compressor = compressor_new(os->compress);
+	if (o->compressor && !o->driver->compressed)
+		return err_set(err, ERR_CONFIG,
+			       "compress: a receiver from %s could not tell; leave it out",
+			       o->driver->name);
+	return 0;
+}
+
 static char *mask(struct arena *arena, const char *url)
 {
 	struct strbuf b = { 0 };
@@ -111,7 +122,7 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 	};
 	if (make_tags(o, &os->tags, err))
 		return -1;
-	if (make_address(o, os, arena, err) || check_refusal(os, err))
+	if (make_address(o, os, arena, err) || make_compressor(o, os, err) || check_refusal(os, err))
 		return err_add(err, "output %s", mask(arena, os->to));
 	return filter_init(&o->filter, arena, os->tables.n ? &os->tables : &s->tables,
 			   os->actions.n ? &os->actions : &s->actions, err);
@@ -120,6 +131,8 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 void output_release(struct output *o)
 {
 	strbuf_release(&o->tags);
+	strbuf_release(&o->plain);
+	compressor_free(o->compressor);
 	batch_free(o->batch);
 	o->batch = NULL;
 }
@@ -161,6 +174,7 @@ int output_start(struct output *o, const struct source *source, struct sink *dea
 		.url = o->settings->to,
 		.format = o->format,
 		.origin = origin(&text, o, mask(&arena, o->settings->to), source),
+		.content_encoding = o->compressor ? compressor_encoding(o->compressor) : NULL,
 		.max_in_flight = (uint32_t)o->settings->max_in_flight,
 		.refused = output_refusal(o->settings),
 		.dead = dead,
@@ -226,6 +240,22 @@ static void put_meta(struct output *o, const struct event *e, struct batch *b, s
 	m->table_n = (uint32_t)(meta->n - at);
 }
 
+/* A message that was huge does not keep its memory. */
+#define PLAIN_KEPT (1u << 20)
+
+/* Appends the event's message; false when the format has none. */
+static bool put_body(struct output *o, const struct event *e, struct strbuf *body)
+{
+	if (!o->compressor)
+		return o->format->event(&o->encode, e, body);
+	o->plain.n = 0;
+	strbuf_shrink(&o->plain, PLAIN_KEPT);
+	if (!o->format->event(&o->encode, e, &o->plain))
+		return false;
+	compress_message(o->compressor, strbuf_view(&o->plain), body);
+	return true;
+}
+
 /* The message whose body begins at `at`. */
 static struct message *put_message(struct output *o, const struct event *e, size_t at, uint8_t part)
 {
@@ -247,7 +277,7 @@ static void put_part(struct output *o, const struct event *e, uint8_t part)
 {
 	size_t at = o->batch->body.n;
 
-	if (o->format->event(&o->encode, e, &o->batch->body))
+	if (put_body(o, e, &o->batch->body))
 		put_message(o, e, at, part);
 }
 

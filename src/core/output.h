@@ -21,9 +21,11 @@ struct output {
 	struct template address; /* empty where the driver has none */
 	struct address_rule address_rule;
 	struct strbuf tags;
-	struct batch *batch; /* being filled, or NULL */
-	uint64_t given;      /* sequence number of the last message put into a batch */
-	struct event begin;  /* the transaction's begin, until it is shown */
+	struct compressor *compressor; /* NULL: messages are as they are */
+	struct strbuf plain;           /* a message before it is compressed */
+	struct batch *batch;           /* being filled, or NULL */
+	uint64_t given;                /* sequence number of the last message put into a batch */
+	struct event begin;            /* the transaction's begin, until it is shown */
 	bool begin_waits;
 	bool begin_shown;
 	enum sink_condition condition; /* as last logged */

@@ -243,6 +243,10 @@ static void set_properties(const struct sink *s, const struct message *m, char i
 	p->_flags |= AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
 		     AMQP_BASIC_APP_ID_FLAG | AMQP_BASIC_HEADERS_FLAG;
 	p->content_type = amqp_cstring_bytes("application/json");
+	if (s->content_encoding) {
+		p->_flags |= AMQP_BASIC_CONTENT_ENCODING_FLAG;
+		p->content_encoding = amqp_cstring_bytes(s->content_encoding);
+	}
 	position_print(m->position, id);
 	p->message_id = (amqp_bytes_t){ POSITION_LEN, id };
 	p->app_id = amqp_cstring_bytes("pgherald");
@@ -438,6 +442,7 @@ const struct sink_driver sink_amqp = {
 	.address = "{schema}.{table}.{action}",
 	.address_plain = is_plain,
 	.address_escape = '%',
+	.compressed = true,
 	.max_in_flight = 2000,
 	.state_size = sizeof(struct amqp),
 	.check = amqp_check,

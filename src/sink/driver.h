@@ -54,8 +54,9 @@ struct sink_driver {
 	bool address_in_path; /* the URL's path, without its first slash, is the template */
 	bool (*address_plain)(unsigned char c); /* see flow/template.h */
 	char address_escape;
-	bool keys;  /* messages have keys */
-	bool nulls; /* and may have no body, which deletes the key */
+	bool keys;       /* messages have keys */
+	bool nulls;      /* and may have no body, which deletes the key */
+	bool compressed; /* messages may be; sink->content_encoding says so to the receiver */
 
 	uint32_t max_in_flight; /* messages not taken, when the user says nothing; 0: no limit */
 	size_t state_size;      /* zeroed before each open, in sink->state */

@@ -52,6 +52,8 @@ static void put_letter(struct strbuf *out, const struct sink *s, const struct ba
 	put_member(out, "address", batch_address(b, i));
 	put_bytes(out, "key", "key_base64", batch_key(b, i));
 	put_bytes(out, "body", "body_base64", batch_body(b, i));
+	if (s->content_encoding)
+		put_member(out, "encoding", str_c(s->content_encoding));
 	strbuf_ch(out, '}');
 }
 

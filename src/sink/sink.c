@@ -576,6 +576,7 @@ static struct sink *make(const struct sink_config *c, struct err *err)
 		return NULL;
 	}
 	s->format = c->format;
+	s->content_encoding = c->content_encoding;
 	s->origin = mem_strdup(c->origin);
 	s->addresses = mem_strdup(c->addresses ? c->addresses : driver_address(s->driver, &s->url));
 	s->state = mem_alloc(s->driver->state_size);

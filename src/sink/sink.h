@@ -36,10 +36,11 @@ struct sink_config {
 	/* Who writes: SYSTEM/DATABASE/SLOT/OUTPUT. No other output of any pgherald has it, so a
 	 * destination that several write to can tell their messages and positions apart. */
 	const char *origin;
-	/* What the messages' addresses look like: "shop.*.*", where * is any text (flow/template.h).
-	 * NULL: the URL says it as it stands. */
+	/* What the messages' addresses look like: "shop.*.*", where * is any text
+	 * (flow/template.h). NULL: the URL says it as it stands. */
 	const char *addresses;
-	uint32_t max_in_flight; /* messages; 0: the driver's own limit */
+	const char *content_encoding; /* of messages that are compressed, lives longer; NULL */
+	uint32_t max_in_flight;       /* messages; 0: the driver's own limit */
 	enum sink_refusal refused;
 	struct sink *dead;   /* for dead letters, or NULL */
 	bool is_dead_letter; /* this is such a one: nothing is left out because it is held */
@@ -55,9 +56,10 @@ struct sink {
 	char *label; /* the URL without secrets, for people */
 	char *origin;
 	char *addresses;
+	const char *content_encoding; /* "br", "gzip", "zstd"; NULL: messages are as they are */
 	void *state;
-	uint64_t learned;   /* the driver's own, kept when it is opened again; 0: nothing */
-	const char *notice; /* what people should know of this output; set in open, constant */
+	uint64_t learned;     /* the driver's own, kept when it is opened again; 0: nothing */
+	const char *notice;   /* what people should know of this output; set in open, constant */
 	struct position held; /* the last position that the destination holds; 0: none or unknown */
 	struct mark mark;     /* what it remembers; lsn 0: nothing */
 	int64_t not_before;   /* clock_ms before which the destination wants no new connection */

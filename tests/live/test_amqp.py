@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import subprocess
 
 import pytest
 
@@ -61,6 +62,30 @@ def test_an_event_arrives_with_its_key_id_and_properties(db, herald, rabbit):
     assert message.properties["app_id"] == "pgherald"
     assert f"/{db.name}/{db.slot}/" in message.headers["origin"]
     stream.stop()
+
+
+def unpack(body, encoding):
+    command = {"br": ["brotli", "-dc"], "gzip": ["gzip", "-dc"], "zstd": ["zstd", "-dcq"]}[encoding]
+    return subprocess.run(command, input=body, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("brotli", "br"), ("gzip", "gzip"), ("zstd", "zstd")])
+def test_messages_can_be_compressed(db, herald, rabbit, name, encoding):
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, compress=name))
+    insert(db, 1, 50, body="å" * 300)
+    stream.wait_confirmed(db)
+    messages = rabbit.take(queue)
+    assert {m.properties["content_encoding"] for m in messages} == {encoding}
+    assert all(len(m.body) < 400 for m in messages)
+    check([json.loads(unpack(m.body, encoding)) for m in messages], {"a": range(1, 51)})
+    stream.stop()
+
+
+def test_what_has_no_place_to_say_so_is_not_compressed(tmp_path):
+    result = program.run("stream", "--to", f"file:{tmp_path}/x?compress=gzip")
+    assert result.code == 78 and "compress" in result.err
 
 
 # A broker that goes and comes back
