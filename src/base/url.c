@@ -208,6 +208,18 @@ const char *url_param(const struct url *u, const char *name)
 	return NULL;
 }
 
+void url_encode(struct strbuf *out, struct str text)
+{
+	for (size_t i = 0; i < text.n; i++) {
+		unsigned char c = (unsigned char)text.p[i];
+
+		if (isalnum(c) || strchr("-._~", c))
+			strbuf_ch(out, (char)c);
+		else
+			strbuf_printf(out, "%%%02X", c);
+	}
+}
+
 bool url_is_secret(struct str name)
 {
 	static const char *const words[] = { "password",   "passwd",  "secret",       "token",

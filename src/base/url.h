@@ -45,6 +45,9 @@ bool url_query_next(struct str *query, struct str *name, struct str *value);
 /* Decodes %XX. NULL when it is malformed or has a NUL. */
 const char *url_decode(struct arena *arena, struct str s);
 
+/* Appends the text so that it can stand in a query. */
+void url_encode(struct strbuf *out, struct str text);
+
 /* Whether a parameter of this name holds a secret (password, token ...). */
 bool url_is_secret(struct str name);
 

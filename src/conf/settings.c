@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 #include "conf/document.h"
 #include "conf/outputs.h"
+#include "conf/preset.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -128,6 +129,7 @@ static int read_environment(struct settings *s, struct err *err)
 
 struct args {
 	const char *verb;
+	const struct preset *preset; /* or NULL */
 	int argc;
 	char **argv;
 	struct err *err;
@@ -138,7 +140,8 @@ struct args {
 /* An argument taken apart. */
 struct arg {
 	const struct option *option;
-	struct str shown; /* the flag as it was written */
+	const struct preset_word *word; /* of the preset, in place of an option */
+	struct str shown;               /* the flag as it was written */
 	const char *value;
 	bool negated;
 	bool positional;
@@ -211,8 +214,12 @@ static int next_arg(struct args *a, struct arg *arg)
 	}
 	parse_flag(arg, text);
 	if (!arg->option || !option_of_verb(arg->option, a->verb))
+		arg->word = text[1] == '-' ? preset_flag(a->preset, str_from(arg->shown, 2)) : NULL;
+	if (arg->word)
+		arg->option = NULL;
+	else if (!arg->option || !option_of_verb(arg->option, a->verb))
 		return unknown_flag(a, arg);
-	if (arg->option->type == OPTION_BOOL && !arg->value)
+	if (arg->option && arg->option->type == OPTION_BOOL && !arg->value)
 		arg->value = "true";
 	if (!arg->value && a->i == a->argc)
 		return usage(a, "its value is missing", arg->shown);
@@ -229,6 +236,8 @@ static int look_ahead(struct settings *s, struct args a)
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
+		if (!arg.option)
+			continue;
 		if (strcmp(arg.option->name, "help") == 0) {
 			s->help = true;
 			return 0;
@@ -248,11 +257,12 @@ static int read_arguments(struct settings *s, struct args a)
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
-		if (arg.option->type == OPTION_OUTPUT && !seen_to) {
+		if (arg.option && arg.option->type == OPTION_OUTPUT && !seen_to) {
 			s->noutputs = 0;
 			seen_to = true;
 		}
-		if (set(s, arg.option, str_c(arg.value), a.err)) {
+		if (arg.word ? preset_set(s, arg.word, arg.value, a.err)
+			     : set(s, arg.option, str_c(arg.value), a.err)) {
 			a.err->kind = ERR_USAGE;
 			return err_add(a.err, "%.*s", STR_ARG(arg.shown));
 		}
@@ -267,11 +277,12 @@ static int load(struct settings *s, struct args a)
 	const char *file = getenv(ENV_PREFIX "CONFIG");
 	struct output_settings *os;
 
-	if (look_ahead(s, a) || s->help)
+	if (preset_find(&a.preset, a.argc, a.argv, a.err) || look_ahead(s, a) || s->help)
 		return s->help ? 0 : -1;
 	if (!s->file && file)
 		s->file = arena_copy(&s->arena, file, strlen(file));
-	if ((s->file && read_file(s, a.err)) || read_environment(s, a.err) || read_arguments(s, a))
+	if ((s->file && read_file(s, a.err)) || preset_environment(a.preset, s, a.err) ||
+	    read_environment(s, a.err) || read_arguments(s, a) || preset_finish(a.preset, s, a.err))
 		return -1;
 	if (s->noutputs == 0) {
 		os = outputs_add(s, a.err);
@@ -283,7 +294,7 @@ static int load(struct settings *s, struct args a)
 
 int settings_load(struct settings *s, const char *verb, int argc, char **argv, struct err *err)
 {
-	struct args a = { verb, argc, argv, err };
+	struct args a = { .verb = verb, .argc = argc, .argv = argv, .err = err };
 
 	settings_init(s);
 	if (load(s, a) == 0)

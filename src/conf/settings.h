@@ -58,6 +58,11 @@ struct settings {
 	int64_t seconds;     /* 0: until interrupted */
 	bool json, yes;
 	bool help, print_config; /* asked for on the command line */
+	const char *preset;      /* NULL: none */
+	/* What the preset's words say of its broker (conf/preset.h) */
+	const char *preset_url, *preset_place;
+	const char *url; /* of what `consume` reads */
+	const char *keys;
 };
 
 /* The defaults, without any output. For settings that are zeroed or released. */
