@@ -1,0 +1,117 @@
+"""Mosquitto for the tests, read with mosquitto_sub."""
+import collections
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+
+import postgres
+
+Message = collections.namedtuple("Message", "topic retain id body")
+
+
+class Mosquitto:
+    """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; its
+    sessions survive its death."""
+
+    def __init__(self, tls=None, **settings):
+        self.owner = postgres.server_owner()
+        self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
+        os.chmod(self.dir, 0o755)
+        self.port = postgres.free_port()
+        self.log_path = f"{self.dir}/log"
+        self.tls = tls
+        self.process = None
+        self.subscribers = []
+        if self.owner:
+            os.chown(self.dir, self.owner["user"], self.owner["group"])
+        self.configure(**settings)
+        self.start()
+
+    def configure(self, **settings):
+        lines = {"allow_anonymous": "true", "persistence": "true", "persistence_location": f"{self.dir}/",
+                 "autosave_interval": 1, "autosave_on_changes": "true", "max_queued_messages": 0,
+                 **settings}
+        with open(f"{self.dir}/conf", "w") as f:
+            f.write(f"listener {self.port} 127.0.0.1\n"
+                    + "".join(f"log_type {t}\n" for t in ("error", "warning", "notice", "subscribe")))
+            for name, value in {**(self.tls or {}), **lines}.items():
+                f.write(f"{name} {value}\n")
+
+    def start(self):
+        libc = ctypes.CDLL(None)
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                ["mosquitto", "-c", f"{self.dir}/conf"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, preexec_fn=lambda: libc.prctl(postgres.PR_SET_PDEATHSIG, signal.SIGKILL),
+                **self.owner)
+        postgres.wait_until(self._answers, "mosquitto to start")
+
+    def _answers(self):
+        assert self.process.poll() is None, self.log()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def log(self):
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def kill9(self):
+        self.process.kill()
+        self.process.wait()
+
+    def url(self, template="", **params):
+        query = "&".join(f"{k}={v}" for k, v in params.items())
+        return f"mqtt://127.0.0.1:{self.port}/{template}" + (f"?{query}" if query else "")
+
+    def subscribe(self, topic="#", *args):
+        """Reads from now on, with a session that outlives the broker."""
+        reader = Subscriber(self.port, topic, *args)
+        self.subscribers.append(reader)
+        postgres.wait_until(lambda: f": {reader.name} 2 {topic}" in self.log(), "the subscription")
+        return reader
+
+    def close(self):
+        for one in self.subscribers:
+            one.close()
+        if self.process.poll() is None:
+            self.kill9()
+        shutil.rmtree(self.dir)
+
+
+class Subscriber:
+    """mosquitto_sub with a session, and what it has received."""
+
+    count = 0
+
+    def __init__(self, port, topic, *args):
+        Subscriber.count += 1
+        self.messages = []
+        self.name = f"reader{Subscriber.count}"
+        self.process = subprocess.Popen(
+            ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-V", "5", "-q", "2", "-c", "-x", "1000",
+             "-i", self.name, "-t", topic, "-F", "%j", *args],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            m = json.loads(line)
+            properties = m.get("properties", {}).get("user-properties", {})
+            self.messages.append(Message(m["topic"], m["retain"], properties.get("id"), m["payload"]))
+
+    def wait(self, n):
+        postgres.wait_until(lambda: len(self.messages) >= n, f"{n} messages")
+        return list(self.messages)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.thread.join()
