@@ -16,10 +16,10 @@ Message = collections.namedtuple("Message", "topic retain id body")
 
 
 class Mosquitto:
-    """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; its
-    sessions survive its death."""
+    """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; with
+    durable=True what it has answered survives its death."""
 
-    def __init__(self, tls=None, **settings):
+    def __init__(self, tls=None, durable=False, **settings):
         self.owner = postgres.server_owner()
         self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
         os.chmod(self.dir, 0o755)
@@ -30,12 +30,14 @@ class Mosquitto:
         self.subscribers = []
         if self.owner:
             os.chown(self.dir, self.owner["user"], self.owner["group"])
+        if durable:
+            settings = {"autosave_interval": 1, "autosave_on_changes": "true", **settings}
         self.configure(**settings)
         self.start()
 
     def configure(self, **settings):
         lines = {"allow_anonymous": "true", "persistence": "true", "persistence_location": f"{self.dir}/",
-                 "autosave_interval": 1, "autosave_on_changes": "true", "max_queued_messages": 0,
+                 "max_queued_messages": 100000,
                  **settings}
         with open(f"{self.dir}/conf", "w") as f:
             f.write(f"listener {self.port} 127.0.0.1\n"
@@ -73,7 +75,7 @@ class Mosquitto:
         """Reads from now on, with a session that outlives the broker."""
         reader = Subscriber(self.port, topic, *args)
         self.subscribers.append(reader)
-        postgres.wait_until(lambda: f": {reader.name} 2 {topic}" in self.log(), "the subscription")
+        postgres.wait_until(lambda: f": {reader.name} 1 {topic}" in self.log(), "the subscription")
         return reader
 
     def close(self):
@@ -85,7 +87,8 @@ class Mosquitto:
 
 
 class Subscriber:
-    """mosquitto_sub with a session, and what it has received."""
+    """mosquitto_sub with a session, and what it has received. With QoS 1: of 2.0.11, a reader with
+    QoS 2 stops behind the first 20 messages, whoever has sent them."""
 
     count = 0
 
@@ -94,7 +97,7 @@ class Subscriber:
         self.messages = []
         self.name = f"reader{Subscriber.count}"
         self.process = subprocess.Popen(
-            ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-V", "5", "-q", "2", "-c", "-x", "1000",
+            ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-V", "5", "-q", "1", "-c", "-x", "1000",
              "-i", self.name, "-t", topic, "-F", "%j", *args],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
         self.thread = threading.Thread(target=self._read, daemon=True)
