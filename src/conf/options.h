@@ -29,7 +29,6 @@ enum option_type {
 #define OPTION_MANUAL 8    /* too special for --help */
 #define OPTION_ARGUMENT 16 /* on the command line the verb's argument, without a flag */
 
-
 #define OPTION_NOWHERE SIZE_MAX
 
 struct option {
