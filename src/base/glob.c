@@ -54,7 +54,7 @@ static int parse_quoted(struct glob *g, struct arena *arena, struct str *rest, s
 		return err_set(err, ERR_CONFIG, "a closing double quote is missing");
 	*g = (struct glob){ { copy, n }, true };
 	*rest = str_from(*rest, i + 1);
-	if (rest->n && rest->p[0] != '.')
+	if (rest->n && rest->p[0] != '.' && rest->p[0] != ':')
 		return err_set(err, ERR_CONFIG,
 			       "there is text behind a closing double quote; "
 			       "a quote inside a quoted name is written twice");
@@ -66,7 +66,7 @@ static int parse_bare(struct glob *g, struct str *rest, struct err *err)
 	struct str part = { rest->p, 0 };
 	bool literal = true;
 
-	while (part.n < rest->n && rest->p[part.n] != '.') {
+	while (part.n < rest->n && rest->p[part.n] != '.' && rest->p[part.n] != ':') {
 		char c = rest->p[part.n++];
 
 		if (c == '"')
@@ -100,12 +100,16 @@ int glob_name_parse(struct glob_name *g, struct arena *arena, struct str text, s
 	}
 	if (parse_part(&g->name, arena, &text, err))
 		return -1;
-	if (text.n == 0)
+	if (text.n && text.p[0] == '.') {
+		g->qualifier = g->name;
+		text = str_from(text, 1);
+		if (parse_part(&g->name, arena, &text, err))
+			return -1;
+	}
+	if (text.n && text.p[0] == ':') {
+		g->suffix = str_from(text, 1);
 		return 0;
-	g->qualifier = g->name;
-	text = str_from(text, 1);
-	if (parse_part(&g->name, arena, &text, err))
-		return -1;
+	}
 	if (text.n)
 		return err_set(err, ERR_CONFIG,
 			       "it has more than one dot; "

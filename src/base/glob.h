@@ -16,11 +16,13 @@ struct glob {
 };
 
 /* A pattern over qualifier.name as people write it: each part is a glob or, in double quotes, a
- * name taken as it is ("" inside is one quote). `!` before all negates. */
+ * name taken as it is ("" inside is one quote). `!` before all negates. What stands behind a colon
+ * outside of quotes is for the caller. */
 struct glob_name {
 	bool negated;
 	struct glob qualifier; /* the glob `*` when there was no dot */
 	struct glob name;
+	struct str suffix;
 };
 
 /* Parses one pattern; what it points to is in the arena or in text. CONFIG with what is wrong. */

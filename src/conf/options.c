@@ -49,7 +49,8 @@ const struct option options[] = {
 	  "stream check", "PATTERNS", .help = "tables wanted, as in 'public.*,!public.log'",
 	  .more = "Patterns over schema.table, separated by commas: * and ? are wildcards, a leading "
 		  "! excludes, a part in double quotes is taken as it is, and a pattern without a "
-		  "dot means that table in any schema. The last one that matches decides.",
+		  "dot means that table in any schema; with actions behind a colon, as in "
+		  "orders:insert+update, only these. The last one that matches decides.",
 	  .heading = "Which events" },
 	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions),
 	  "stream", "insert|update|delete|truncate|message",
@@ -80,7 +81,7 @@ const struct option options[] = {
 	  "stream", "hex|base64", "hex", .help = "how bytea values are written" },
 	{ "timestamps", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(timestamps),
 	  "stream", "iso|epoch_us", "iso", .help = "how dates and timestamps are written" },
-	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD, AT_OUTPUT(tags),
+	{ "tags", 0, OPTION_PAIRS, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(tags),
 	  "stream", "NAME=VALUE,...", .help = "constant labels in every native event" },
 	{ "address", 0, OPTION_STRING, OPTION_RELOAD, AT_OUTPUT(address),
 	  "stream", "TEMPLATE", NULL, 1, 1000,
@@ -122,13 +123,13 @@ const struct option options[] = {
 	  "The environment variable PGHERALD_CONFIG names it too.",
 	  .heading = "Running" },
 	{ "preset", 0, OPTION_ENUM, OPTION_FLAG_ONLY, AT(preset),
-	  "stream check status drop consume", "pgevents",
+	  "stream check status drop consume", "pgevents|wal-listener|pgwalstreams",
 	  .help = "take over the settings of another program",
 	  .more = "Its environment variables and flags are understood, and what its consumers see is "
 		  "the same. The environment variable PGHERALD_PRESET names it too." },
 	{ "print-config", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(print_config),
 	  "stream check status drop replay", .help = "show the settings that result, and exit" },
-	{ "binary", 0, OPTION_BOOL, 0, AT(binary),
+	{ "binary", 0, OPTION_BOOL, OPTION_MANUAL, AT(binary),
 	  "stream", .def = "false", .help = "ask the server for binary values" },
 	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format),
 	  "stream check status drop replay consume", "logfmt|json", "logfmt",

@@ -34,6 +34,9 @@ struct preset {
 	const char *broker;                           /* how the schemes of its URLs begin */
 	const struct preset_default *broker_defaults; /* of outputs to it: options or parameters */
 	const char *broker_params; /* those of its users' URLs that are kept, " a b " */
+	/* Reads its users' configuration file; NULL: they have none. */
+	int (*document)(struct settings *s, const char *name, struct str text, struct err *err);
+	const char *file; /* which is read when none is named */
 };
 
 /*
@@ -76,8 +79,16 @@ static const struct preset_default pgevents_broker[] = {
 	{ 0 },
 };
 
+static const struct preset_word no_words[] = { { 0 } };
+static const struct preset_default no_defaults[] = { { 0 } };
+
 static const struct preset presets[] = {
-	{ "pgevents", pgevents_words, pgevents_defaults, "amqp", pgevents_broker, " heartbeat " },
+	{ "pgevents", pgevents_words, pgevents_defaults, "amqp", pgevents_broker, " heartbeat ",
+	  NULL, NULL },
+	{ "wal-listener", no_words, no_defaults, "", no_defaults, "", preset_read_wal_listener,
+	  "config.yml" },
+	{ "pgwalstreams", no_words, no_defaults, "", no_defaults, "", preset_read_pgwalstreams,
+	  "/conf/config.yaml" },
 	{ 0 },
 };
 
@@ -88,7 +99,9 @@ static int find_name(const struct preset **preset, const char *name, struct err 
 	for (*preset = presets; (*preset)->name; (*preset)++)
 		if (strcmp((*preset)->name, name) == 0)
 			return 0;
-	return err_set(err, ERR_CONFIG, "preset: \"%.50s\" is not one of pgevents", name);
+	return err_set(err, ERR_CONFIG,
+		       "preset: \"%.50s\" is not one of pgevents, wal-listener and pgwalstreams",
+		       name);
 }
 
 int preset_find(const struct preset **preset, int argc, char **argv, struct err *err)
@@ -125,10 +138,25 @@ const struct preset_word *preset_flag(const struct preset *p, struct str name)
 	return NULL;
 }
 
+const char *preset_file(const struct preset *p)
+{
+	return p ? p->file : NULL;
+}
+
+bool preset_has_document(const struct preset *p)
+{
+	return p && p->document;
+}
+
+int preset_document(const struct preset *p, struct settings *s, const char *name, struct str text,
+		    struct err *err)
+{
+	return p->document(s, name, text, err);
+}
+
 /* ---- values ---- */
 
-/* 'it\'s' */
-static void put_quoted(struct strbuf *b, const char *value)
+void preset_quote(struct strbuf *b, const char *value)
 {
 	strbuf_ch(b, '\'');
 	for (; *value; value++) {
@@ -148,7 +176,7 @@ static int add_keyword(struct settings *s, const char *keyword, const char *valu
 		return err_set(err, ERR_CONFIG,
 			       "the connection is a URI already; say it there or leave that out");
 	strbuf_printf(&b, "%s%s%s=", s->connection, *s->connection ? " " : "", keyword);
-	put_quoted(&b, value);
+	preset_quote(&b, value);
 	s->connection = arena_copy(&s->arena, b.p, b.n);
 	strbuf_release(&b);
 	return 0;

@@ -64,7 +64,7 @@ int settings_set(struct settings *s, const char *name, const char *value, struct
 	return 0;
 }
 
-static int read_file(struct settings *s, struct err *err)
+static int read_file(struct settings *s, const struct preset *preset, struct err *err)
 {
 	struct strbuf text = { 0 };
 	FILE *f = fopen(s->file, "re");
@@ -77,8 +77,12 @@ static int read_file(struct settings *s, struct err *err)
 		n = fread(strbuf_room(&text, 65536), 1, 65536, f);
 		text.n += n;
 	}
-	failed = ferror(f) ? err_set(err, ERR_CONFIG, "cannot read %s: %s", s->file, strerror(errno))
-			   : document_read(s, s->file, strbuf_view(&text), err);
+	if (ferror(f))
+		failed = err_set(err, ERR_CONFIG, "cannot read %s: %s", s->file, strerror(errno));
+	else if (preset_has_document(preset))
+		failed = preset_document(preset, s, s->file, strbuf_view(&text), err);
+	else
+		failed = document_read(s, s->file, strbuf_view(&text), err);
 	fclose(f);
 	strbuf_release(&text);
 	return failed;
@@ -281,7 +285,9 @@ static int load(struct settings *s, struct args a)
 		return s->help ? 0 : -1;
 	if (!s->file && file)
 		s->file = arena_copy(&s->arena, file, strlen(file));
-	if ((s->file && read_file(s, a.err)) || preset_environment(a.preset, s, a.err) ||
+	if (!s->file)
+		s->file = preset_file(a.preset);
+	if ((s->file && read_file(s, a.preset, a.err)) || preset_environment(a.preset, s, a.err) ||
 	    read_environment(s, a.err) || read_arguments(s, a) || preset_finish(a.preset, s, a.err))
 		return -1;
 	if (s->noutputs == 0) {

@@ -9,11 +9,13 @@ struct event;
 
 /* Patterns over schema.table: `*` and `?` (neither crosses the dot between schema and table), `!`
  * at the start negates; a part in double quotes is taken as it is ("" is one quote), so names with
- * dots, stars and blanks can be said. A pattern without a dot means that table in any schema. The
+ * dots, stars and blanks can be said. A pattern without a dot means that table in any schema. One
+ * that ends in ":insert+update" lets only these actions of its tables through. The
  * last pattern that matches decides; before the first, a table is wanted only when that first one
  * is a negation. */
 struct filter {
 	struct glob_name *patterns; /* in the arena given to filter_init */
+	uint16_t *only;             /* for each pattern: its actions */
 	size_t npatterns;
 	uint16_t actions; /* ACTION_BITs */
 };

@@ -145,6 +145,26 @@ static void test_many_stars_take_no_exponential_time(void **state)
 	assert_false(wants(pattern, "s", text));
 }
 
+static uint16_t actions(const char *patterns, const char *table)
+{
+	if (make(patterns))
+		fail_msg("%s: %s", patterns, err.msg);
+	return filter_table(&filter, STR("public"), str_c(table));
+}
+
+static void test_a_pattern_may_have_actions_of_its_own(void **state)
+{
+	assert_int_equal(actions("users:insert+delete", "users"),
+			 ACTION_BIT(ACTION_INSERT) | ACTION_BIT(ACTION_DELETE));
+	assert_int_equal(actions("* \"a:b\".users:insert", "users"), ACTIONS_ALL);
+	assert_int_equal(actions("* public.\"users\":update", "users"), ACTION_BIT(ACTION_UPDATE));
+	assert_int_equal(actions("\"users:insert\"", "users:insert"), ACTIONS_ALL);
+	assert_int_equal(make("users:"), -1);
+	assert_int_equal(make("users:insert+"), -1);
+	assert_int_equal(make("users:drop"), -1);
+	assert_non_null(strstr(err.msg, "drop"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -157,6 +177,7 @@ int main(void)
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_a_list_of_whole_names),
 		cmocka_unit_test(test_many_stars_take_no_exponential_time),
+		cmocka_unit_test(test_a_pattern_may_have_actions_of_its_own),
 	};
 
 	return cmocka_run_group_tests_name("filter", tests, NULL, release);
