@@ -78,9 +78,9 @@ struct capture {
 	bool flowing;
 	int64_t retry_ms;
 	struct backoff backoff;
-	bool down_logged;
-	bool was_busy;      /* another process had the slot since our last session */
-	int64_t session_ms; /* since when */
+	enum err_kind down_logged; /* what kind of trouble has been told */
+	bool was_busy;             /* another process had the slot since our last session */
+	int64_t session_ms;        /* since when */
 	int64_t status_ms, heard_ms, publication_ms;
 	int64_t blocked_ms; /* since when there is no room, 0: there is */
 	uint64_t told;      /* the LSN of the last status */
@@ -359,9 +359,9 @@ static int lost_session(struct capture *c, struct err *err)
 		backoff_reset(&c->backoff);
 	} else if (err->kind != ERR_RETRY && !busy) {
 		return fail_for_good(c, err);
-	} else if (!c->down_logged && !c->stop) {
+	} else if (c->down_logged != err->kind && !c->stop) {
 		log_warn("%s; %s", err->msg, busy ? "waiting as a standby" : "trying again");
-		c->down_logged = true;
+		c->down_logged = err->kind;
 	}
 	judge_session(c);
 	disconnect(c);
@@ -396,7 +396,8 @@ static void connected(struct capture *c)
 		log_info("streaming database %.*s from slot %s at " LSN_FMT, STR_ARG(c->source.db),
 			 c->settings->slot, LSN_ARG(c->session.start));
 	c->connected_once = true;
-	c->down_logged = c->was_busy = false;
+	c->down_logged = ERR_NONE;
+	c->was_busy = false;
 	c->told = c->marking = 0;
 	c->status_ms = 0;
 	c->session_ms = c->publication_ms = clock_ms();

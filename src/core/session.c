@@ -272,15 +272,6 @@ static int identify_outputs(PGconn *repl, const struct session_past *past, struc
 	return 0;
 }
 
-static int check_busy(const struct slot_state *slot, const struct settings *settings, struct err *err)
-{
-	if (!slot->active)
-		return 0;
-	return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s", settings->slot,
-		       slot->active_pid, *slot->holder ? " (" : "", slot->holder,
-		       *slot->holder ? ")" : "");
-}
-
 static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
@@ -291,8 +282,6 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 	if (!slot.exists)
 		return missing_slot(s, repl, settings, past, err);
 	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
-		return -1;
-	if (check_busy(&slot, settings, err))
 		return -1;
 	return choose_start(s, settings, past, &slot, err);
 }
@@ -311,7 +300,7 @@ static int learn(struct session *s, const struct session_past *past, struct err 
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
 	    slot_read(s->sql, past->settings->slot, &slot, err))
 		return -1;
-	return slot.exists ? check_busy(&slot, past->settings, err) : 0;
+	return slot.exists ? slot_check(&slot, past->settings->slot, PQdb(s->sql), err) : 0;
 }
 
 int session_open(struct session *s, const struct session_past *past, struct err *err)

@@ -28,6 +28,7 @@ static void read_row(struct slot_state *s, PGresult *res)
 	copy(s->holder, sizeof(s->holder), res, 6);
 	copy(s->wal_status, sizeof(s->wal_status), res, 7);
 	copy(s->invalidation, sizeof(s->invalidation), res, 8);
+	s->synced = *PQgetvalue(res, 0, 9) == 't';
 }
 
 int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err)
@@ -40,11 +41,12 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	*s = (struct slot_state){ 0 };
 	snprintf(query, sizeof(query),
 		 "SELECT s.plugin, s.database, s.active, s.active_pid, s.restart_lsn, "
-		 "s.confirmed_flush_lsn, a.application_name, %s, %s "
+		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s "
 		 "FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
 		 "WHERE s.slot_name = $1",
 		 version >= 130000 ? "s.wal_status" : "''",
-		 version >= 170000 ? "s.invalidation_reason" : "''");
+		 version >= 170000 ? "s.invalidation_reason" : "''",
+		 version >= 170000 ? "s.synced AND pg_is_in_recovery()" : "false");
 	res = conn_query(sql, err, query, 1, params);
 	if (!res)
 		return -1;
@@ -92,6 +94,15 @@ int slot_check(const struct slot_state *s, const char *name, const char *databas
 			"max_slot_wal_keep_size to keep more",
 			name, *s->invalidation ? s->invalidation : s->wal_status,
 			LSN_ARG(s->confirmed_lsn));
+	if (s->synced)
+		return err_set(err, ERR_BUSY,
+			       "slot \"%s\" is synchronized from the primary; it can be used when "
+			       "this standby is promoted",
+			       name);
+	if (s->active)
+		return err_set(err, ERR_BUSY, "slot \"%s\" is in use by pid %d%s%s%s", name,
+			       s->active_pid, *s->holder ? " (" : "", s->holder,
+			       *s->holder ? ")" : "");
 	return 0;
 }
 

@@ -19,11 +19,12 @@ def server():
 
 @pytest.fixture
 def new_server():
-    """Makes and starts a server for one test alone: new_server(wal_sender_timeout="2s")."""
+    """Makes and starts a server for one test alone: new_server(wal_sender_timeout="2s"), or
+    new_server(postgres.Standby, primary)."""
     made = []
 
-    def make(**settings):
-        made.append(postgres.Postgres(**settings))
+    def make(kind=postgres.Postgres, *args, **settings):
+        made.append(kind(*args, **settings))
         made[-1].start()
         return made[-1]
 

@@ -1,5 +1,6 @@
 """PostgreSQL servers that a test starts in temporary folders and ends by pid."""
 import contextlib
+import copy
 import ctypes
 import glob
 import os
@@ -93,8 +94,7 @@ class Postgres:
         self._version = None
         if self.owner:
             os.chown(self.dir, self.owner["user"], self.owner["group"])
-        self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                 "--locale=C", "--no-sync", *initdb)
+        self.make_data(initdb)
         defaults = {
             "listen_addresses": "127.0.0.1" if tcp else "",
             "port": self.port,
@@ -112,6 +112,10 @@ class Postgres:
             "lc_messages": "C",
         }
         self.configure(**{**defaults, **settings})
+
+    def make_data(self, initdb):
+        self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                 "--locale=C", "--no-sync", *initdb)
 
     def __enter__(self):
         self.start()
@@ -233,6 +237,32 @@ class Postgres:
         return ""
 
 
+class Standby(Postgres):
+    """A hot standby of a server, which is stopped for a moment to be copied."""
+
+    def __init__(self, primary, **settings):
+        self.primary = primary
+        super().__init__(**{"primary_conninfo": primary.conninfo(), "primary_slot_name": "standby",
+                            "hot_standby_feedback": "on", **settings})
+
+    def make_data(self, initdb):
+        self.primary.sql("select pg_create_physical_replication_slot('standby')")
+        self.primary.stop()
+        subprocess.run(["cp", "-a", self.primary.data, self.data], check=True)
+        self.primary.start()
+        with open(f"{self.data}/standby.signal", "w"):
+            pass
+
+    def wait_replayed(self):
+        """Waits until all that the primary has written is here."""
+        end, = self.primary.sql("select pg_current_wal_lsn()")[0]
+        wait_until(lambda: self.sql("select pg_last_wal_replay_lsn() >= %s", (end,)) == [(True,)],
+                   "the standby to catch up")
+
+    def promote(self):
+        self.sql("select pg_promote()")
+
+
 def execute(connection, text, params=None):
     with connection.cursor() as cursor:
         cursor.execute(text, params)
@@ -272,6 +302,12 @@ class Database:
             for statement in statements:
                 execute(connection, statement)
             connection.commit()
+
+    def on(self, server):
+        """The same database on another server, a standby of this one's."""
+        there = copy.copy(self)
+        there.server, there.connection, there.log_start = server, None, 0
+        return there
 
     def slot_state(self, slot=None):
         """The slot's row of pg_replication_slots as a dict, or None. LSNs are integers."""
