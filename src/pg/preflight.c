@@ -214,6 +214,20 @@ static const struct {
 	"    AND (relreplident = 'd' AND indisprimary OR relreplident = 'i' AND indisreplident))"
 	" HAVING count(*) > 0" },
 
+	{ "generated",
+	PUBLISHED
+	"SELECT 'warn', format('published tables with REPLICA IDENTITY FULL and generated columns that "
+		"are not published, where every UPDATE and DELETE fails (%s): ', count(*)) || " NAMES ","
+	"  CASE WHEN bool_or(virtual) THEN " EACH("ALTER TABLE %s REPLICA IDENTITY DEFAULT")
+	"    ELSE format('ALTER PUBLICATION %I SET (publish_generated_columns = stored);', $2::text) END"
+	" FROM (SELECT name, bool_or(to_jsonb(a) ->> 'attgenerated' = 'v') FROM published p"
+	"    JOIN pg_attribute a ON a.attrelid = p.oid AND NOT a.attisdropped"
+	"    LEFT JOIN pg_publication pub ON pub.pubname = $2::text"
+	"    WHERE current_setting('server_version_num')::int >= 180000"
+	"    AND needs_identity AND relreplident = 'f' AND (to_jsonb(a) ->> 'attgenerated' = 'v'"
+	"    OR to_jsonb(a) ->> 'attgenerated' = 's' AND to_jsonb(pub) ->> 'pubgencols' <> 's')"
+	"    GROUP BY name) s(name, virtual) HAVING count(*) > 0" },
+
 	{ "old_values",
 	PUBLISHED
 	"SELECT 'info', format('published tables without REPLICA IDENTITY FULL, whose updates and "

@@ -33,8 +33,10 @@ static void put_identifier(struct strbuf *b, struct str name)
 	strbuf_ch(b, '"');
 }
 
-static void build_create(struct strbuf *q, const char *name, const struct publication_table *tables,
-			 size_t ntables, const char *actions)
+/* Without its generated columns a table with REPLICA IDENTITY FULL could not be written to any more
+ * (PostgreSQL 18, which can publish the stored ones). */
+static void build_create(struct strbuf *q, int version, const char *name,
+			 const struct publication_table *tables, size_t ntables, const char *actions)
 {
 	strbuf_lit(q, "CREATE PUBLICATION ");
 	put_identifier(q, str_c(name));
@@ -46,7 +48,8 @@ static void build_create(struct strbuf *q, const char *name, const struct public
 		strbuf_ch(q, '.');
 		put_identifier(q, tables[i].name);
 	}
-	strbuf_printf(q, " WITH (publish = '%s')", actions);
+	strbuf_printf(q, " WITH (publish = '%s'%s)", actions,
+		      version >= 180000 ? ", publish_generated_columns = stored" : "");
 }
 
 int publication_create(PGconn *sql, const char *name, const struct publication_table *tables,
@@ -57,7 +60,7 @@ int publication_create(PGconn *sql, const char *name, const struct publication_t
 	PGresult *res;
 	int failed = 0;
 
-	build_create(&q, name, tables, ntables, actions);
+	build_create(&q, PQserverVersion(sql), name, tables, ntables, actions);
 	strbuf_lit(&q, "; COMMENT ON PUBLICATION ");
 	put_identifier(&q, str_c(name));
 	strbuf_lit(&q, " IS '" MARK "'");
@@ -65,7 +68,7 @@ int publication_create(PGconn *sql, const char *name, const struct publication_t
 	PQclear(res);
 	if (!res && (publication_read(sql, name, &now, &(struct err){ 0 }) || !now.exists)) {
 		q.n = 0;
-		build_create(&q, name, tables, ntables, actions);
+		build_create(&q, PQserverVersion(sql), name, tables, ntables, actions);
 		failed = err_add(err, "cannot create publication \"%s\"; let its owner run: %s",
 				 name, strbuf_cstr(&q));
 	}

@@ -345,6 +345,26 @@ def test_tables_without_identity(db):
     assert "public.indexed" in check(db)["identity"]["text"]
 
 
+def test_generated_columns_that_are_not_published(db):
+    if db.server.version < 180000:
+        pytest.skip("they are in the way since PostgreSQL 18")
+    db.sql("create table s (n int primary key, g int generated always as (n + 1) stored);"
+           "create table keyed (n int primary key, g int generated always as (n + 1) stored);"
+           "alter table s replica identity full; insert into s values (1)")
+    assert check(db).level("generated") == "ok"  # the publication will be made with them
+    db.sql("create publication pgherald for all tables")
+    with pytest.raises(postgres.psycopg2.Error):
+        db.sql("update s set n = 2")
+    assert check_mended(db, "generated", before="warn").endswith("(1): public.s")
+    db.sql("update s set n = 2")
+
+    # Virtual ones are never published
+    db.sql("create table v (n int primary key, g int generated always as (n + 1) virtual);"
+           "alter table v replica identity full; insert into v values (1)")
+    assert check_mended(db, "generated", before="warn").endswith("(1): public.v")
+    db.sql("update v set n = 2")
+
+
 def test_identity_concerns_only_what_is_published(db):
     db.sql("create table a (n int); create table b (n int);"
            "create publication one for table a;"
