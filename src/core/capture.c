@@ -350,8 +350,7 @@ static int lost_session(struct capture *c, struct err *err)
 	bool busy = err->kind == ERR_BUSY && c->settings->wait;
 
 	c->was_busy |= busy;
-	/* the server's words for a type without a send function */
-	if (c->binary && strstr(err->msg, "no binary output function"))
+	if (c->binary && strstr(err->msg, STREAM_NO_BINARY))
 		c->decoder.binary_refused = true;
 	if (c->decoder.binary_refused) {
 		log_warn("%s; asking for text values instead", err->msg);

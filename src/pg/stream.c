@@ -29,6 +29,7 @@ struct stream {
 	size_t out_at;
 	bool tls_wants_write;
 	bool copying;
+	bool binary; /* was asked for */
 };
 
 static int broken(struct stream *s, const char *what, struct err *err)
@@ -215,9 +216,10 @@ static struct server_notice parse_notice(struct str body)
 	return n;
 }
 
-static int server_error(struct str body, struct err *err)
+static int server_error(const struct stream *s, struct str body, struct err *err)
 {
 	struct server_notice n = parse_notice(body);
+	const char *what = "";
 	char state[6] = "";
 
 	if (n.sqlstate.p && n.sqlstate.n == 5)
@@ -229,10 +231,12 @@ static int server_error(struct str body, struct err *err)
 			"%.*s at the point of the WAL where the slot stands; create it, then go on "
 			"behind that point with --from now (what is before is given up)",
 			STR_ARG(n.message));
-	return err_set(err, conn_classify(state), "%.*s%s%.*s%s%s%.*s%s%.*s", STR_ARG(n.message),
-		       n.detail.n ? " (" : "", STR_ARG(n.detail), n.detail.n ? ")" : "",
-		       n.hint.n ? "; " : "", STR_ARG(n.hint), n.context.n ? "; " : "",
-		       STR_ARG(n.context));
+	if (s->binary && strcmp(state, "42883") == 0) /* whatever the server's language */
+		what = STREAM_NO_BINARY ": ";
+	return err_set(err, conn_classify(state), "%s%.*s%s%.*s%s%s%.*s%s%.*s", what,
+		       STR_ARG(n.message), n.detail.n ? " (" : "", STR_ARG(n.detail),
+		       n.detail.n ? ")" : "", n.hint.n ? "; " : "", STR_ARG(n.hint),
+		       n.context.n ? "; " : "", STR_ARG(n.context));
 }
 
 /* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. The state is
@@ -305,7 +309,7 @@ int stream_next(struct stream *s, struct stream_message *m, struct err *err)
 		case 'd':
 			return parse_copy_data(body, m, err);
 		case 'E':
-			return server_error(body, err);
+			return server_error(s, body, err);
 		case 'N':
 			if (server_notice(body, err))
 				return -1;
@@ -378,7 +382,7 @@ static int await_copy(struct stream *s, struct err *err)
 			return -1;
 		while (!s->copying && next_frame(s, &type, &body, err)) {
 			if (type == 'E')
-				return server_error(body, err);
+				return server_error(s, body, err);
 			if (type == 'N' && server_notice(body, err))
 				return -1;
 			s->copying = type == 'W';
@@ -395,6 +399,7 @@ struct stream *stream_open(PGconn *conn, const struct stream_start *start, struc
 	struct strbuf q = { 0 };
 
 	s->conn = conn;
+	s->binary = start->binary;
 	s->fd = PQsocket(conn);
 	s->ssl = PQsslInUse(conn) ? PQsslStruct(conn, "OpenSSL") : NULL;
 	start_command(&q, conn, start);

@@ -41,6 +41,9 @@ struct stream_message {
 
 struct stream;
 
+/* In the message of a failure: binary values were asked for, and a type has none. */
+#define STREAM_NO_BINARY "no binary output function"
+
 /* Starts replication on an open CONN_REPLICATION connection, which the stream owns from here on
  * (also on failure). */
 struct stream *stream_open(PGconn *conn, const struct stream_start *start, struct err *err) MUST_CHECK;

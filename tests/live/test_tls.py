@@ -196,3 +196,10 @@ def test_a_server_that_is_full_is_waited_for_in_another_language(german, herald)
     assert "Verbindungen" in stream.err
     german.sql("alter role full connection limit -1")
     stream.wait_ready(german)
+
+
+def test_elements_without_binary_form_are_read_as_text_in_another_language(german, herald):
+    german.sql("create table a (n int primary key, acl aclitem[])")
+    stream = herald(german, "--binary")
+    german.sql("insert into a values (1, array['postgres=r/postgres'::aclitem])")
+    assert stream.wait_for(1)[0]["new"] == {"n": 1, "acl": ["postgres=r/postgres"]}
