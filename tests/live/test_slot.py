@@ -189,6 +189,27 @@ def test_case_10_a_lost_slot_is_a_clear_error(small, herald, tmp_path):
     assert refused.err.count("\n") == 1
 
 
+def test_case_10_a_slot_that_was_idle_for_too_long(new_server, herald, tmp_path):
+    # Given a server that gives up on slots that nobody reads for 1 s
+    server = new_server()
+    if server.version < 180000:
+        pytest.skip("slots time out since PostgreSQL 18")
+    db = postgres.Database(server)
+    db.sql("create table t (n int primary key)")
+    path = tmp_path / "out.json"
+    streamed(db, herald, path, 1)
+    server.configure(idle_replication_slot_timeout="1s")
+    server.reload()
+    wait_until(lambda: db.sql("checkpoint") == [] and db.slot_state()["invalidation_reason"], "the slot to be lost",
+               interval=0.2)
+
+    # then the stream ends at once, with the reason
+    refused = herald(db, file=path, ready=False)
+    assert refused.wait_exit() == 76
+    assert "idle_timeout" in refused.err and "pgherald drop" in refused.err
+    assert refused.err.count("\n") == 1
+
+
 def test_case_10_a_slot_that_is_lost_under_a_stream(small, herald):
     # Given a stream whose output nobody reads
     stream = herald(small, read=False)
