@@ -18,10 +18,12 @@
 
 #include <ctype.h>
 #include <curl/curl.h>
+#include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define CONNECT_TIMEOUT_MS 10000
 #define ANSWER_SHOWN 200
@@ -616,6 +618,20 @@ static int check_header(const struct url_param *p, struct err *err)
 	return 0;
 }
 
+static int check_files(const struct url *url, struct err *err)
+{
+	static const char *const names[] = { "ca", "cert", "cert_key" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		const char *path = url_param(url, names[i]);
+
+		if (path && access(path, R_OK))
+			return err_set(err, ERR_CONFIG, "%s: cannot read %s: %s", names[i], path,
+				       strerror(errno));
+	}
+	return 0;
+}
+
 static int webhook_check(const struct url *url, struct err *err)
 {
 	const char *secret = url_param(url, "secret");
@@ -629,6 +645,8 @@ static int webhook_check(const struct url *url, struct err *err)
 		if (strncmp(url->params[i].name, "header.", 7) == 0 &&
 		    check_header(&url->params[i], err))
 			return -1;
+	if (check_files(url, err))
+		return -1;
 	good = !secret || decode_secret(&key, secret);
 	strbuf_release(&key);
 	return good ? 0 : err_set(err, ERR_CONFIG, "secret: what stands behind whsec_ is not base64");
