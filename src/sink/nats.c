@@ -18,11 +18,9 @@
 
 #include "base/clock.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 
 /* What may wait in memory to be written before it is. */
 #define WRITE_BYTES 65536
@@ -44,12 +42,9 @@ static natsStatus loop_read(void *data, bool add)
 	return NATS_OK; /* poll() always looks */
 }
 
-/* The library's timer thread calls this too, when it wants to see whether the server lives. */
+/* Comes late and from another thread: what waits to be written is seen by its amount. */
 static natsStatus loop_write(void *data, bool add)
 {
-	struct nats *n = data;
-
-	atomic_store(&n->writes, add);
 	return NATS_OK;
 }
 
@@ -323,16 +318,17 @@ static int take_answers(struct sink *s, struct err *err)
 	return failed;
 }
 
-/* Reads and writes what is there, waiting for it up to timeout_ms. */
+/* Writes and reads what is there, waiting for it up to timeout_ms. */
 static int serve(struct sink *s, int timeout_ms, bool heed_wake, struct err *err)
 {
 	struct nats *n = s->state;
-	short events = atomic_load(&n->writes) ? POLLIN | POLLOUT : POLLIN;
-	struct pollfd pfd[2] = { { n->fd, events, 0 }, { s->wake, POLLIN, 0 } };
+	struct pollfd pfd[2] = { { n->fd, POLLIN, 0 }, { s->wake, POLLIN, 0 } };
 
-	poll(pfd, heed_wake ? 2 : 1, timeout_ms);
-	if (pfd[0].revents & POLLOUT)
+	if (natsConnection_Buffered(n->nc) > 0)
 		natsConnection_ProcessWriteEvent(n->nc);
+	if (natsConnection_Buffered(n->nc) > 0)
+		pfd[0].events |= POLLOUT;
+	poll(pfd, heed_wake ? 2 : 1, timeout_ms);
 	if (pfd[0].revents & ~POLLOUT)
 		natsConnection_ProcessReadEvent(n->nc);
 	if (take_answers(s, err))
@@ -484,15 +480,15 @@ static int nats_poll(struct sink *s, int timeout_ms, struct err *err)
 		sink_wait(s, timeout_ms < 0 || timeout_ms > 1000 ? 1000 : timeout_ms);
 		return check_alive(s, err);
 	}
+	if (timeout_ms < 0 || timeout_ms > 1000)
+		timeout_ms = 1000; /* the library's timer may have something to write */
 	if (n->unanswered) {
 		int left = patience_ms(s, err);
 
 		if (left < 0)
 			return -1;
-		if (timeout_ms < 0 || timeout_ms > left)
+		if (timeout_ms > left)
 			timeout_ms = left;
-	} else if (timeout_ms < 0 || timeout_ms > 1000) {
-		timeout_ms = 1000; /* the library's timer may have something to write */
 	}
 	return serve(s, timeout_ms, true, err);
 }

@@ -23,7 +23,6 @@
 struct nats {
 	natsConnection *nc;
 	int fd;
-	_Atomic bool writes; /* the library has something to write */
 	natsSubscription *acks;
 	char *inbox; /* replies come to INBOX.SEQ, in hex */
 	size_t inbox_n;
