@@ -10,7 +10,7 @@
  * Messages are sent without waiting for those before. Were one of them not stored (stream full,
  * leader lost) and the next one were, that would be a hole for ever. So each names its predecessor
  * (Nats-Expected-Last-Msg-Id), and JetStream takes none behind one it did not take. A stream with
- * other writers cannot be used so; see nats_stream.c.
+ * other writers cannot be used so; see nats_note.c.
  *
  * The connection is served by the sink's own thread: the client library's "event loop" is poll().
  */
@@ -58,11 +58,12 @@ static void ignore_error(natsConnection *nc, natsSubscription *sub, natsStatus s
 {
 }
 
+/* Also for nats://, as servers may insist on TLS there. */
 static natsStatus set_tls(const struct sink *s, natsOptions *o, const char *host)
 {
 	const char *ca = sink_text(s, "ca"), *cert = sink_text(s, "cert");
 	const char *key = sink_text(s, "cert_key");
-	natsStatus st = natsOptions_SetSecure(o, true);
+	natsStatus st = natsOptions_SetSecure(o, strcmp(s->url.scheme, "tls") == 0);
 
 	if (!st && ca)
 		st = natsOptions_LoadCATrustedCertificates(o, ca);
@@ -115,7 +116,7 @@ static natsStatus set_options(struct sink *s, natsOptions *o, const struct url_h
 		st = natsOptions_SetErrorHandler(o, ignore_error, NULL);
 	if (!st)
 		st = set_user(s, o);
-	if (!st && strcmp(s->url.scheme, "tls") == 0)
+	if (!st)
 		st = set_tls(s, o, h->host);
 	if (!st && own_loop)
 		st = natsOptions_SetEventLoop(o, s->state, loop_attach, loop_read, loop_write,
@@ -148,7 +149,7 @@ static int explain(const struct url_host *h, natsStatus st, struct err *err)
 			       h->host);
 	return err_set(err, is_one_of(st, users) ? ERR_CONFIG : ERR_RETRY, "NATS at %s: %s%s%s%s",
 		       h->host, natsStatus_GetText(st), why && *why ? ": " : "", why ? why : "",
-		       st == NATS_SECURE_CONNECTION_REQUIRED ? "; use tls:// in the URL"
+		       st == NATS_SECURE_CONNECTION_REQUIRED ? "; use tls://"
 		       : st == NATS_SECURE_CONNECTION_WANTED ? "; it has no TLS, use nats://"
 							     : "");
 }
@@ -369,7 +370,7 @@ static natsStatus make_message(struct sink *s, const struct batch *b, uint32_t i
 {
 	struct nats *n = s->state;
 	struct str body = batch_body(b, i);
-	char reply[128];
+	char reply[128], note[NATS_NOTE_SIZE];
 	natsStatus st;
 
 	n->subject.n = 0;
@@ -379,8 +380,12 @@ static natsStatus make_message(struct sink *s, const struct batch *b, uint32_t i
 			    (int)body.n);
 	if (!st)
 		st = natsMsgHeader_Set(*m, "Nats-Msg-Id", n->id);
-	if (!st && n->stream && n->chained && n->last_id[0])
+	if (!st && n->chained && n->last_id[0])
 		st = natsMsgHeader_Set(*m, "Nats-Expected-Last-Msg-Id", n->last_id);
+	if (!st && n->noted) {
+		nats_note(s, b, i, note);
+		st = natsMsgHeader_Set(*m, NATS_NOTE, note);
+	}
 	return st;
 }
 
@@ -412,6 +417,7 @@ static bool is_refused(struct sink *s, const struct batch *b, uint32_t i)
 {
 	struct nats *n = s->state;
 	struct str address = batch_address(b, i);
+	size_t headers = NATS_HEADERS + (n->chained || n->noted ? NATS_HEADERS_MORE : 0);
 
 	if (address.n > SUBJECT_MOST)
 		sink_refuse(s, b->first + i, "its subject is longer than 2048 bytes");
@@ -419,7 +425,7 @@ static bool is_refused(struct sink *s, const struct batch *b, uint32_t i)
 		sink_refuse(s, b->first + i, "its subject has an empty part, a blank or a wildcard");
 	else if (n->stream && !nats_stream_takes(n, address))
 		sink_refuse(s, b->first + i, "no subject of the stream fits its subject");
-	else if (batch_body(b, i).n + NATS_HEADERS > n->max_size)
+	else if (batch_body(b, i).n + headers > n->max_size)
 		sink_refuse(s, b->first + i, "it is larger than the stream's max_msg_size");
 	else
 		return false;
@@ -432,7 +438,7 @@ static int send_acknowledged(struct sink *s, const struct batch *b, uint32_t fro
 	struct nats *n = s->state;
 
 	for (uint32_t i = from; i < to; i++) {
-		if (nats_stream_has(n, b->messages[i].position)) {
+		if (nats_note_has(n, b->messages[i].position)) {
 			sink_ack(s, b->first + i);
 			continue;
 		}
@@ -502,6 +508,7 @@ static void nats_close(struct sink *s)
 	natsInbox_Destroy(n->inbox);
 	strbuf_release(&n->subject);
 	nats_stream_close(n);
+	nats_note_close(n);
 }
 
 static int nats_check(const struct url *url, struct err *err)

@@ -1,4 +1,4 @@
-/* What the two files of the NATS driver share. */
+/* What the files of the NATS driver share. */
 #ifndef PGHERALD_NATS_H
 #define PGHERALD_NATS_H
 
@@ -17,8 +17,19 @@
 #define NATS_WRITER_LEN 16
 #define NATS_ID_SIZE (NATS_WRITER_LEN + 1 + POSITION_LEN + 1)
 
-/* More than the headers of a message ever take. */
-#define NATS_HEADERS 200
+/* The headers of a message, without and with the second one. */
+#define NATS_HEADERS 69
+#define NATS_HEADERS_MORE 71
+
+/* The header of notes. */
+#define NATS_NOTE "Pgherald-Taken"
+
+/* A message that was given to this connection. */
+struct nats_sent {
+	uint64_t seq;
+	struct position position;
+	uint64_t behind; /* its number in the stream is greater than this */
+};
 
 struct nats {
 	natsConnection *nc;
@@ -39,6 +50,16 @@ struct nats {
 	size_t max_size; /* headers and body */
 	bool chained;    /* each message names the one before */
 	bool one_by_one; /* each message waits for the acknowledgement of the one before */
+	bool noted;      /* each message says what was taken when it was sent */
+
+	/* noted only */
+	uint64_t known;       /* the highest number of the stream that we have heard of */
+	struct position base; /* when opened, the stream held all up to here */
+	uint64_t base_seq;    /* and nothing beyond it up to this number */
+	struct position *has; /* but these beyond it, sorted */
+	size_t nhas;
+	struct nats_sent *sent; /* a ring, by sequence number */
+	uint32_t nsent;
 };
 
 int nats_fail(const struct sink *s, natsStatus st, const char *what, struct err *err);
@@ -56,15 +77,33 @@ bool nats_subject_valid(struct str subject);
 /* Finds the stream or makes it, and what it holds of this writer. */
 int nats_stream_open(struct sink *s, natsConnection *nc, struct err *err);
 
+void nats_stream_close(struct nats *n);
+
+int nats_api_fail(const struct sink *s, natsStatus st, jsErrCode code, const char *what,
+		  struct err *err);
+
+/* The position in a message's id if this writer wrote it. */
+bool nats_own_position(const struct nats *n, natsMsg *m, struct position *p);
+
 /* Whether a message with this subject goes into the stream. */
 bool nats_stream_takes(const struct nats *n, struct str subject);
 
-/* Whether the stream already has it, although it is behind sink->held. */
-bool nats_stream_has(const struct nats *n, struct position p);
+/* ---- nats_note.c: streams with several writers ---- */
+
+/* Reads from the stream's notes what it holds of this writer. */
+int nats_note_open(struct sink *s, natsConnection *nc, jsCtx *js, const jsStreamState *state,
+		   struct err *err);
+
+/* The message is about to be sent. Fills in what its note says. */
+#define NATS_NOTE_SIZE (POSITION_LEN + 1 + 20 + 1)
+void nats_note(struct sink *s, const struct batch *b, uint32_t i, char note[NATS_NOTE_SIZE]);
 
 /* A message was stored under this number of the stream. */
 void nats_stored(struct nats *n, struct str number);
 
-void nats_stream_close(struct nats *n);
+/* Whether the stream already has it, although it is behind sink->held. */
+bool nats_note_has(const struct nats *n, struct position p);
+
+void nats_note_close(struct nats *n);
 
 #endif

@@ -107,8 +107,8 @@ static void put_pattern(const struct sink *s, struct strbuf *out)
 	strbuf_cstr(out);
 }
 
-static int api_fail(const struct sink *s, natsStatus st, jsErrCode code, const char *what,
-		    struct err *err)
+int nats_api_fail(const struct sink *s, natsStatus st, jsErrCode code, const char *what,
+		  struct err *err)
 {
 	bool new = !(s->learned & NATS_LEARNED_OPEN);
 
@@ -127,7 +127,6 @@ static void take_config(struct nats *n, const jsStreamConfig *c)
 		n->subjects[n->nsubjects++] = mem_strdup(c->Subjects[i]);
 	if (c->MaxMsgSize >= 0)
 		n->max_size = (size_t)c->MaxMsgSize;
-	n->chained = true;
 }
 
 static int make_stream(const struct sink *s, jsCtx *js, const char *name, const char *pattern,
@@ -150,7 +149,7 @@ static int make_stream(const struct sink *s, jsCtx *js, const char *name, const 
 	if (!st)
 		return 0;
 	if (st == NATS_TIMEOUT || code == 0)
-		return api_fail(s, st, code, "making the stream", err);
+		return nats_api_fail(s, st, code, "making the stream", err);
 	nats_fail(s, st, "cannot make the stream", err);
 	err->kind = ERR_CONFIG;
 	return err_add(err, "stream %s for %s", name, pattern);
@@ -169,7 +168,7 @@ static int find_stream(const struct sink *s, jsCtx *js, const char *pattern, cha
 	o.Stream.Info.SubjectsFilter = pattern;
 	st = js_StreamNames(&list, js, &o, &code);
 	if (st && st != NATS_NOT_FOUND)
-		return api_fail(s, st, code, "looking for the stream", err);
+		return nats_api_fail(s, st, code, "looking for the stream", err);
 	if (list && list->Count == 1)
 		*name = mem_strdup(list->List[0]);
 	else if (list && list->Count > 1)
@@ -204,13 +203,12 @@ static int get_stream(struct sink *s, jsCtx *js, const char *pattern, jsStreamIn
 	if (st == NATS_NOT_FOUND || code == NO_SUCH_STREAM)
 		failed = make_stream(s, js, name, pattern, info, err);
 	else if (st)
-		failed = api_fail(s, st, code, "looking at the stream", err);
+		failed = nats_api_fail(s, st, code, "looking at the stream", err);
 	free(name);
 	return failed;
 }
 
-/* The position in a message's id if this writer wrote it. */
-static bool own_position(const struct nats *n, natsMsg *m, struct position *p)
+bool nats_own_position(const struct nats *n, natsMsg *m, struct position *p)
 {
 	const char *id = NULL;
 
@@ -220,25 +218,57 @@ static bool own_position(const struct nats *n, natsMsg *m, struct position *p)
 	return position_parse((struct str){ id + NATS_WRITER_LEN + 1, POSITION_LEN }, p);
 }
 
-static int read_back(struct sink *s, jsCtx *js, const jsStreamState *state, struct err *err)
+/* The last message of the stream; NULL when there is none. */
+static int get_last(struct sink *s, jsCtx *js, const jsStreamState *state, natsMsg **m,
+		    struct err *err)
 {
 	struct nats *n = s->state;
-	natsMsg *m = NULL;
 	jsErrCode code = 0;
 	natsStatus st;
 
 	if (state->Msgs == 0)
 		return 0;
-	st = js_GetMsg(&m, js, n->stream, state->LastSeq, NULL, &code);
+	st = js_GetMsg(m, js, n->stream, state->LastSeq, NULL, &code);
 	if (st && st != NATS_NOT_FOUND)
-		return api_fail(s, st, code, "reading the stream's last message", err);
-	if (!st)
-		own_position(n, m, &s->held);
-	natsMsg_Destroy(m);
+		return nats_api_fail(s, st, code, "reading the stream's last message", err);
 	return 0;
 }
 
-static int look(struct sink *s, jsCtx *js, const char *pattern, struct err *err)
+/* Whether somebody else writes to the stream, or did last: then messages cannot be chained. */
+static bool is_shared(const struct sink *s, natsMsg *last)
+{
+	const char *note = NULL;
+
+	if (s->learned & NATS_LEARNED_SHARED)
+		return true;
+	if (!last)
+		return false;
+	return !nats_own_position(s->state, last, &(struct position){ 0 }) ||
+	       !natsMsgHeader_Get(last, NATS_NOTE, &note);
+}
+
+static int read_back(struct sink *s, natsConnection *nc, jsCtx *js, const jsStreamInfo *info,
+		     struct err *err)
+{
+	struct nats *n = s->state;
+	natsMsg *last = NULL;
+	bool shared;
+
+	if (s->is_dead_letter)
+		return 0;
+	if (get_last(s, js, &info->State, &last, err))
+		return -1;
+	shared = is_shared(s, last);
+	if (!shared && last)
+		nats_own_position(n, last, &s->held);
+	natsMsg_Destroy(last);
+	n->chained = !shared;
+	n->one_by_one = shared && info->Config->Discard == js_DiscardNew;
+	n->noted = shared && !n->one_by_one;
+	return shared ? nats_note_open(s, nc, js, &info->State, err) : 0;
+}
+
+static int look(struct sink *s, natsConnection *nc, jsCtx *js, const char *pattern, struct err *err)
 {
 	struct nats *n = s->state;
 	jsStreamInfo *info = NULL;
@@ -253,7 +283,7 @@ static int look(struct sink *s, jsCtx *js, const char *pattern, struct err *err)
 				 "edit %s --subjects ..., or name another stream",
 				 n->stream, pattern, n->stream);
 	else
-		failed = read_back(s, js, &info->State, err);
+		failed = read_back(s, nc, js, info, err);
 	jsStreamInfo_Destroy(info);
 	return failed;
 }
@@ -268,19 +298,10 @@ int nats_stream_open(struct sink *s, natsConnection *nc, struct err *err)
 	if (st)
 		return nats_fail(s, st, "using JetStream", err);
 	put_pattern(s, &pattern);
-	failed = look(s, js, pattern.p, err);
+	failed = look(s, nc, js, pattern.p, err);
 	jsCtx_Destroy(js);
 	strbuf_release(&pattern);
 	return failed;
-}
-
-bool nats_stream_has(const struct nats *n, struct position p)
-{
-	return false;
-}
-
-void nats_stored(struct nats *n, struct str number)
-{
 }
 
 void nats_stream_close(struct nats *n)
