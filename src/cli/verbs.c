@@ -23,6 +23,12 @@ const struct verb verbs[] = {
 	  "pgherald replay refused.json --to nats://localhost/shop.{table}?stream=SHOP",
 	  "Reads dead letters and sends each to where it was to go, with its key and its id.\n",
 	  replay_run },
+	{ "consume", "show the messages that arrive at a destination",
+	  "pgherald consume 'amqp://localhost/?exchange=pgherald' --keys 'public.users.*'",
+	  "Prints address, id and event of each message, with tabs between them, unpacked where "
+	  "it\n"
+	  "is compressed. Given an exchange it looks on; from a queue it takes messages off.\n",
+	  consume_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",
 	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "

@@ -25,6 +25,7 @@ int check_run(const struct command *command, struct settings *settings);
 int status_run(const struct command *command, struct settings *settings);
 int drop_run(const struct command *command, struct settings *settings);
 int replay_run(const struct command *command, struct settings *settings);
+int consume_run(const struct command *command, struct settings *settings);
 int demo_run(const struct command *command, struct settings *settings);
 
 #endif

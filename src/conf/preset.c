@@ -13,6 +13,7 @@ enum word_kind {
 	WORD_KEYWORD, /* target is a keyword of the connection; libpq knows the variable itself */
 	WORD_URL,     /* the broker */
 	WORD_PLACE,   /* target is the parameter of the broker's URL that has this value */
+	WORD_QUEUE,   /* the same, for those who read */
 	WORD_NOTHING, /* accepted, and without any meaning here */
 };
 
@@ -57,8 +58,8 @@ static const struct preset_word pgevents_words[] = {
 	{ "pgoutputplugin", WORD_NOTHING, NULL },
 	{ "rabbitmqurl", WORD_URL, NULL },
 	{ "rabbitmqexchange", WORD_PLACE, "exchange" },
-	{ "rabbitmqqueuename", WORD_PLACE, "queue" },
-	{ "queuename", WORD_PLACE, "queue" },
+	{ "rabbitmqqueuename", WORD_QUEUE, "queue" },
+	{ "queuename", WORD_QUEUE, "queue" },
 	{ "rabbitmqbindingkeys", WORD_OPTION, "keys" },
 	{ "bindingkeys", WORD_OPTION, "keys" },
 	{ "loglevel", WORD_LEVEL, "log-level" },
@@ -202,10 +203,19 @@ static int set_option(struct settings *s, const char *name, const char *value, s
 	return option_set(o, (char *)s + o->at, &s->arena, str_c(value), err);
 }
 
+/* "&exchange=x" behind what is there. */
+static void add_place(struct settings *s, const char **places, const char *param, const char *value)
+{
+	struct strbuf b = { 0 };
+
+	strbuf_printf(&b, "%s&%s=", *places ? *places : "", param);
+	url_encode(&b, str_c(value));
+	*places = arena_copy(&s->arena, b.p, b.n);
+	strbuf_release(&b);
+}
+
 int preset_set(struct settings *s, const struct preset_word *w, const char *value, struct err *err)
 {
-	struct strbuf place = { 0 };
-
 	switch (w->kind) {
 	case WORD_OPTION:
 		return set_option(s, w->target, value, err);
@@ -217,10 +227,10 @@ int preset_set(struct settings *s, const struct preset_word *w, const char *valu
 		s->preset_url = arena_copy(&s->arena, value, strlen(value));
 		return 0;
 	case WORD_PLACE:
-		strbuf_printf(&place, "%s&%s=", s->preset_place ? s->preset_place : "", w->target);
-		url_encode(&place, str_c(value));
-		s->preset_place = arena_copy(&s->arena, place.p, place.n);
-		strbuf_release(&place);
+		add_place(s, &s->preset_place, w->target, value);
+		return 0;
+	case WORD_QUEUE:
+		add_place(s, &s->preset_queue, w->target, value);
 		return 0;
 	case WORD_NOTHING:
 		return 0;
@@ -283,6 +293,18 @@ static const char *place_url(const struct preset *p, struct settings *s)
 	return s->preset_url;
 }
 
+/* What is read is the broker's URL with the queue, unless there is another URL. */
+static void add_source(struct settings *s)
+{
+	struct strbuf b = { 0 };
+
+	if (s->url)
+		return;
+	strbuf_printf(&b, "%s%s", s->preset_url, s->preset_queue ? s->preset_queue : "");
+	s->url = arena_copy(&s->arena, b.p, b.n);
+	strbuf_release(&b);
+}
+
 static int add_output(const struct preset *p, struct settings *s, struct err *err)
 {
 	struct output_settings *os = outputs_add(s, err);
@@ -290,9 +312,9 @@ static int add_output(const struct preset *p, struct settings *s, struct err *er
 	if (!os)
 		return -1;
 	if (!s->preset_place || !has_param(str_c(place_url(p, s)), STR("exchange")))
-		return err_set(
-			err, ERR_CONFIG,
-			"the exchange is not said: RABBITMQ_EXCHANGE or --rabbitmq-exchange");
+		return err_set(err, ERR_CONFIG,
+			       "the exchange is missing: RABBITMQ_EXCHANGE or --rabbitmq-exchange");
+	add_source(s);
 	return outputs_set_url(s, os, str_c(s->preset_url), err);
 }
 

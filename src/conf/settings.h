@@ -60,7 +60,7 @@ struct settings {
 	bool help, print_config; /* asked for on the command line */
 	const char *preset;      /* NULL: none */
 	/* What the preset's words say of its broker (conf/preset.h) */
-	const char *preset_url, *preset_place;
+	const char *preset_url, *preset_place, *preset_queue;
 	const char *url; /* of what `consume` reads */
 	const char *keys;
 };

@@ -76,6 +76,13 @@ static const struct sink_param *find_row(const struct sink_driver *d, const char
 	return NULL;
 }
 
+bool driver_has_param(const char *scheme, const char *name)
+{
+	const struct sink_driver *d = find(scheme);
+
+	return d && find_row(d, name);
+}
+
 static bool is_choice(const char *choices, const char *value)
 {
 	size_t n = strlen(value);

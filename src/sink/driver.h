@@ -97,6 +97,9 @@ extern const char *const sink_missing[];
 const struct sink_driver *driver_find(struct url *url, struct arena *arena, const char *text,
 				      struct err *err) MUST_CHECK;
 
+/* Whether outputs of this scheme have the parameter. */
+bool driver_has_param(const char *scheme, const char *name);
+
 /* A parameter's value or its default; NULL when unset. The row must exist. */
 const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name);
 

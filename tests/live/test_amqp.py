@@ -473,3 +473,155 @@ def test_a_certificate_that_is_not_to_be_trusted_is_refused(db, herald, tls, hos
     stream = herald(db, "--to", tls.url(scheme="amqps", host=host, exchange=db.name, **params), ready=False)
     assert stream.wait_exit() == 78
     assert words in stream.err
+
+
+# The preset of PGEvents
+
+
+def test_preset_pgevents_sends_what_its_consumers_know(db, herald, rabbit):
+    # Given PGEvents' settings as environment, and its consumer's queue
+    db.sql("create table users (id int primary key, name text); create table other (id int)")
+    queue = rabbit.bind(db.name, "public.#")
+    env = {"PGHOST": db.server.host, "PGDATABASE": db.name, "PGUSER": "postgres",
+           "PGREPLICATIONSLOT": db.slot, "PGTABLES": "public.users", "LOG_LEVEL": "INFO",
+           "RABBITMQ_URL": rabbit.url(heartbeat=0, connection_attempts=3), "RABBITMQ_EXCHANGE": db.name}
+    stream = herald(db, "--preset", "pgevents", env=env)
+
+    # when rows are written
+    db.sql("insert into users values (1, 'å')")
+    db.sql("insert into other values (1)")
+    db.sql("update users set name = 'b'")
+    db.sql("truncate users")
+    db.sql("insert into users values (2, null)")
+    db.sql("delete from users")
+    stream.wait_confirmed(db)
+
+    # then it gets Brotli with nothing but delivery_mode beside
+    messages = rabbit.take(queue)
+    assert [unpack(m.body, "br").decode() for m in messages] == [
+        '{"table_name": "public.users", "old": {}, "new": {"id": 1, "name": "\\u00e5"}, "id": 1, '
+        '"diff": {"id": 1, "name": "\\u00e5"}, "action": "I"}',
+        '{"table_name": "public.users", "old": {"id": 1}, "new": {"id": 1, "name": "b"}, "id": 1, '
+        '"diff": {"name": "b"}, "action": "U"}',
+        '{"table_name": "public.users", "old": {}, "new": {"id": 2, "name": null}, "id": 2, '
+        '"diff": {"id": 2}, "action": "I"}',
+        '{"table_name": "public.users", "old": {"id": 2}, "new": {}, "id": 2, "diff": {}, "action": "D"}',
+    ]
+    assert {m.key for m in messages} == {"public.users"}
+    assert all(m.properties == {"delivery_mode": 2} and m.headers == {} for m in messages)
+    stream.stop()
+
+
+@pytest.mark.parametrize("flags", [
+    ("--pghost", "--pgdatabase", "--pguser", "--pgslot", "--pgtables", "--rabbitmq-url", "--rabbitmq-exchange"),
+    ("--pg_host", "--pg_database", "--pg_user", "--pg_replication_slot", "--pg_tables", "--rabbitmq_url",
+     "--rabbitmq_exchange"),
+])
+def test_preset_pgevents_knows_both_spellings_of_its_flags(db, herald, rabbit, flags):
+    db.sql("create table users (id int)")
+    queue = rabbit.bind(db.name)
+    values = (db.server.host, db.name, "postgres", db.slot, "public.users", rabbit.url(), db.name)
+    args = [word for pair in zip(flags, values, strict=True) for word in pair]
+    stream = program.Herald("stream", "--preset", "pgevents", "--compress", "none", *args)
+    try:
+        stream.wait_ready(db)
+        db.sql("insert into users values (1)")
+        stream.wait_confirmed(db)
+        assert [json.loads(m.body)["action"] for m in rabbit.take(queue)] == ["I"]
+        stream.stop()
+    finally:
+        stream.close()
+
+
+def test_preset_pgevents_drops_what_nobody_listens_to(db, herald, rabbit):
+    db.sql("create table users (id int)")
+    env = {"RABBITMQ_URL": rabbit.url(), "RABBITMQ_EXCHANGE": db.name}
+    stream = herald(db, "--preset", "pgevents", env=env)
+    db.sql("insert into users values (1)")
+    stream.wait_confirmed(db)
+    assert "refused" not in stream.err
+    stream.stop()
+
+
+# pgherald consume
+
+
+@pytest.mark.parametrize("compress", ["none", "brotli", "gzip", "zstd"])
+def test_consume_takes_messages_off_a_queue(db, herald, rabbit, compress):
+    # Given messages in a queue
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    url = rabbit.url(exchange=db.name, compress=compress)
+    stream = herald(db, "--to", url)
+    insert(db, 1, 5)
+    stream.wait_confirmed(db)
+    stream.stop()
+
+    # when some are consumed, by the URL of the output with the queue in it
+    result = program.run("consume", f"{url}&queue={queue}", "--limit", 3, "--json")
+
+    # then they are shown, and the others stay
+    shown = [json.loads(line) for line in result.out.splitlines()]
+    check([m["event"] for m in shown], {"a": range(1, 4)})
+    assert all(m["address"] == "public.a.insert" and m["id"] == m["event"]["id"] for m in shown)
+    result = program.run("consume", f"{url}&queue={queue}", "--limit", 2)
+    address, event_id, event = result.out.splitlines()[1].split("\t")
+    assert address == "public.a.insert" and json.loads(event)["new"]["n"] == 5
+    assert json.loads(event)["id"] == event_id
+    assert rabbit.count(queue) == 0
+
+
+def test_consume_looks_on_at_an_exchange_by_keys(db, herald, rabbit):
+    # Given somebody who looks on, and the queue of somebody else
+    make_tables(db)
+    queue = rabbit.bind(db.name)
+    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+    look = program.Herald("consume", rabbit.url(exchange=db.name), "--keys", "public.b.*,no.such", "--json")
+    try:
+        look.wait_until(lambda: f"{db.name}\tqueue\t" in (b := rabbit.ctl("list_bindings", "-q", "source_name",
+                        "destination_kind", "routing_key")) and "no.such" in b, "the bindings")
+
+        # when rows of both tables are written
+        insert(db, 1, 3)
+        insert(db, 1, 3, table="b")
+        stream.wait_confirmed(db)
+
+        # then he sees those of one, and takes nothing away
+        check([m["event"] for m in look.wait_for(3)], {"b": range(1, 4)})
+        assert rabbit.count(queue) == 6
+        look.stop()
+        stream.stop()
+    finally:
+        look.close()
+
+
+def test_consume_with_the_preset_prints_what_pgevents_sends(db, herald, rabbit):
+    db.sql("create table users (id int)")
+    env = {"RABBITMQ_URL": rabbit.url(), "RABBITMQ_EXCHANGE": db.name, "RABBITMQ_QUEUE_NAME": f"{db.name}.q",
+           "RABBITMQ_BINDING_KEYS": "public.users"}
+    with rabbit.channel() as channel:
+        channel.exchange_declare(db.name, "topic", durable=True, auto_delete=False)
+    consumer = program.Herald("consume", "--preset", "pgevents", "--limit", 1, env=env)
+    try:
+        wait_until(lambda: f"{db.name}.q" in rabbit.ctl("list_bindings", "-q", "destination_name", "routing_key"),
+                   "the binding")
+        stream = herald(db, "--preset", "pgevents", env=env)
+        db.sql("insert into users values (7)")
+        assert consumer.wait_exit() == 0
+        [line] = consumer.lines
+        key, event_id, event = line.decode().rstrip("\n").split("\t")
+        assert (key, event_id, json.loads(event)["new"]) == ("public.users", "-", {"id": 7})
+        stream.stop()
+    finally:
+        consumer.close()
+
+
+def test_consume_says_what_is_wrong(rabbit):
+    for url, word in ((rabbit.url(), "exchange=NAME or queue=NAME"),
+                      (rabbit.url(exchange="missing"), "NOT_FOUND"),
+                      (rabbit.url(queue="x", quue="y"), "quue"),
+                      ("file:x", "nothing can be read"),
+                      (rabbit.url(user="guest:hunter2", queue="x"), "ACCESS_REFUSED")):
+        result = program.run("consume", url)
+        assert result.code == 78 and word in result.err and "hunter2" not in result.err, result
+    assert program.run("consume").code == 64
