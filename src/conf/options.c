@@ -89,7 +89,7 @@ const struct option options[] = {
 	  "There are {db}, {name}, {schema}, {table}, {action}, {prefix} (of a logical message), "
 	  "{new.COLUMN} and {key.COLUMN}. Bytes of a value that the destination forbids are escaped "
 	  "reversibly." },
-	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(compress),
+	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(compress),
 	  "stream", "none|brotli|gzip|zstd", .help = "compress each message",
 	  .more = "Where messages have a content-encoding it says br, gzip or zstd." },
 	{ "on-refused", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(on_refused),
@@ -122,7 +122,7 @@ const struct option options[] = {
 	  "stream check status drop replay", "FILE", NULL, 1, 4096, "read settings from a YAML file",
 	  "The environment variable PGHERALD_CONFIG names it too.",
 	  .heading = "Running" },
-	{ "preset", 0, OPTION_ENUM, OPTION_FLAG_ONLY, AT(preset),
+	{ "preset", 0, OPTION_ENUM, OPTION_FLAG_ONLY | OPTION_MANUAL, AT(preset),
 	  "stream check status drop consume", "pgevents|wal-listener|pgwalstreams",
 	  .help = "take over the settings of another program",
 	  .more = "Its environment variables and flags are understood, and what its consumers see is "

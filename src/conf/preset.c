@@ -203,14 +203,14 @@ static int set_option(struct settings *s, const char *name, const char *value, s
 	return option_set(o, (char *)s + o->at, &s->arena, str_c(value), err);
 }
 
-/* "&exchange=x" behind what is there. */
-static void add_place(struct settings *s, const char **places, const char *param, const char *value)
+/* "&exchange=x" */
+static void set_place(struct settings *s, const char **place, const char *param, const char *value)
 {
 	struct strbuf b = { 0 };
 
-	strbuf_printf(&b, "%s&%s=", *places ? *places : "", param);
+	strbuf_printf(&b, "&%s=", param);
 	url_encode(&b, str_c(value));
-	*places = arena_copy(&s->arena, b.p, b.n);
+	*place = arena_copy(&s->arena, b.p, b.n);
 	strbuf_release(&b);
 }
 
@@ -227,10 +227,10 @@ int preset_set(struct settings *s, const struct preset_word *w, const char *valu
 		s->preset_url = arena_copy(&s->arena, value, strlen(value));
 		return 0;
 	case WORD_PLACE:
-		add_place(s, &s->preset_place, w->target, value);
+		set_place(s, &s->preset_place, w->target, value);
 		return 0;
 	case WORD_QUEUE:
-		add_place(s, &s->preset_queue, w->target, value);
+		set_place(s, &s->preset_queue, w->target, value);
 		return 0;
 	case WORD_NOTHING:
 		return 0;

@@ -438,6 +438,11 @@ int drop_run(const struct command *command, struct settings *settings)
 	return 0;
 }
 
+int consume_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
 int demo_run(const struct command *command, struct settings *settings)
 {
 	return 0;
