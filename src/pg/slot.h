@@ -25,8 +25,8 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 int slot_others(PGconn *sql, const char *name, char *names, size_t size, struct err *err) MUST_CHECK;
 
 /* Whether the slot can be used for the database: LOST with the reason and the mend when it was
- * invalidated, CONFIG when it belongs to another plugin or database, BUSY when it is active or waits
- * for its standby to be promoted. */
+ * invalidated, CONFIG when it belongs to another plugin or database, BUSY when it is active or
+ * waits for its standby to be promoted. */
 int slot_check(const struct slot_state *s, const char *name, const char *database,
 	       struct err *err) MUST_CHECK;
 
