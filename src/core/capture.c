@@ -62,7 +62,8 @@ struct capture {
 	size_t nlater, later_cap;
 
 	struct position last; /* the last event handed on; after a reconnect all up to it are skipped */
-	uint64_t until;       /* 0: no end */
+	uint64_t delivered; /* its LSN, also when outputs have begun anew since */
+	uint64_t until;     /* 0: no end */
 	int64_t events;
 	bool binary;
 	bool connected_once;
@@ -151,6 +152,7 @@ static bool hand_on(struct capture *c, const struct event *e)
 		wanted = true;
 	}
 	c->last = e->position;
+	c->delivered = e->position.lsn;
 	c->events += wanted;
 	return true;
 }
@@ -415,7 +417,7 @@ static int connect_session(struct capture *c, struct err *err)
 				     .was_busy = c->was_busy,
 				     .binary = c->binary,
 				     .confirmed = c->checkpoint.confirmed,
-				     .delivered = c->last.lsn,
+				     .delivered = c->delivered,
 				     .stop = &c->stop };
 
 	if (!c->session.sql && session_open(&c->session, &past, err))
