@@ -183,4 +183,5 @@ def main():
             latency(server, 10, 100)
 
 
-main()
+if __name__ == "__main__":
+    main()
