@@ -10,27 +10,25 @@
  * the message; a batch that is refused is sent in halves, so that only the message is refused that
  * is at fault. Behind a refused message nothing is posted until it is settled.
  */
-#include "base/base64.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "encode/encode.h"
 #include "sink/sink.h"
+#include "sink/webhook_sign.h"
 
 #include <ctype.h>
 #include <curl/curl.h>
-#include <errno.h>
-#include <openssl/evp.h>
-#include <openssl/params.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define CONNECT_TIMEOUT_MS 10000
 #define ANSWER_SHOWN 200
 #define ANSWER_MOST (1u << 20)
 #define ARRAY_BYTES (1u << 20)  /* an array gets no further message when it has so much */
 #define RETRY_AFTER_MOST_S 3600 /* who says more is asked again after that */
-#define MAC_LEN 32
+
+/* The bytes of a header's name (RFC 9110, 5.6.2). */
+#define TOKEN "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 struct item {
 	const struct batch *b;
@@ -62,11 +60,10 @@ struct webhook {
 	uint32_t nlanes;
 	uint32_t array; /* the most messages of a request; 1: no arrays */
 	struct items queue;
-	struct strbuf target, key;
+	struct strbuf target;
 	struct strbuf origin; /* as a header has it */
 	const char *content_type;
-	EVP_MAC_CTX *mac; /* NULL: requests are not signed */
-	uint32_t requests;
+	struct signer signer;
 	bool progress; /* something was taken or refused */
 };
 
@@ -131,49 +128,6 @@ static void put_escaped(struct strbuf *out, const char *text)
 		else
 			strbuf_printf(out, "%%%02X", (unsigned char)*c);
 	strbuf_cstr(out);
-}
-
-/* The bytes of a secret: base64 behind "whsec_", else as it is. False: it is no base64. */
-static bool decode_secret(struct strbuf *out, const char *secret)
-{
-	struct str text = str_c(secret);
-	int n;
-
-	if (!str_starts(text, STR("whsec_"))) {
-		strbuf_str(out, text);
-		return true;
-	}
-	text = str_from(text, 6);
-	if (text.n == 0 || text.n % 4)
-		return false;
-	n = EVP_DecodeBlock((unsigned char *)strbuf_room(out, text.n),
-			    (const unsigned char *)text.p, (int)text.n);
-	if (n < 0)
-		return false;
-	out->n = (size_t)n;
-	for (size_t i = text.n; i > 0 && text.p[i - 1] == '='; i--)
-		out->n--; /* decoded as zeros */
-	return true;
-}
-
-static int start_mac(struct sink *s, struct err *err)
-{
-	struct webhook *w = s->state;
-	const char *secret = sink_text(s, "secret");
-	EVP_MAC *mac;
-	OSSL_PARAM digest[] = { OSSL_PARAM_construct_utf8_string("digest", (char[]){ "SHA256" }, 0),
-				OSSL_PARAM_construct_end() };
-
-	if (!secret)
-		return 0;
-	if (!decode_secret(&w->key, secret))
-		return err_set(err, ERR_CONFIG, "secret: what stands behind whsec_ is not base64");
-	mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-	w->mac = EVP_MAC_CTX_new(mac);
-	EVP_MAC_free(mac);
-	if (!w->mac || !EVP_MAC_init(w->mac, (unsigned char *)w->key.p, w->key.n, digest))
-		return err_set(err, ERR_FAIL, "OpenSSL has no HMAC-SHA256");
-	return 0;
 }
 
 static const char *content_type(const struct sink *s, bool array)
@@ -279,7 +233,7 @@ static int webhook_open(struct sink *s, struct err *err)
 	w->content_type = content_type(s, w->array > 1);
 	if (w->array > 1 && strcmp(s->format->name, "pretty") == 0)
 		return err_set(err, ERR_CONFIG, "format pretty is no JSON; batch wants another one");
-	if (start_mac(s, err) || probe(s, err))
+	if (signer_start(&w->signer, sink_text(s, "secret"), err) || probe(s, err))
 		return -1;
 	w->multi = curl_multi_init();
 	w->nlanes = (uint32_t)sink_int(s, "concurrency");
@@ -305,32 +259,11 @@ static void add_header(struct lane *lane, const char *name, const char *value)
 	strbuf_release(&line);
 }
 
-/* HMAC-SHA256 of id.timestamp.body, as Standard Webhooks has it. */
-static void sign(struct webhook *w, struct lane *lane, const char *id, const char *time,
-		 struct str body)
-{
-	unsigned char mac[MAC_LEN];
-	struct strbuf text = { 0 };
-	size_t n;
-
-	if (!w->mac)
-		return;
-	EVP_MAC_init(w->mac, NULL, 0, NULL);
-	strbuf_printf(&text, "%s.%s.", id, time);
-	EVP_MAC_update(w->mac, (unsigned char *)text.p, text.n);
-	EVP_MAC_update(w->mac, (const unsigned char *)body.p, body.n);
-	EVP_MAC_final(w->mac, mac, &n, sizeof(mac));
-	text.n = 0;
-	strbuf_lit(&text, "v1,");
-	base64_encode(&text, (struct str){ (char *)mac, n });
-	add_header(lane, "webhook-signature", strbuf_cstr(&text));
-	strbuf_release(&text);
-}
-
 static void set_headers(struct sink *s, struct lane *lane, struct position first, struct str body)
 {
 	struct webhook *w = s->state;
 	char id[POSITION_LEN + 1] = "", time[32];
+	struct strbuf signature = { 0 };
 
 	position_print(first, id);
 	snprintf(time, sizeof(time), "%lld", (long long)(clock_wall_us() / 1000000));
@@ -338,7 +271,11 @@ static void set_headers(struct sink *s, struct lane *lane, struct position first
 	lane->headers = curl_slist_append(NULL, w->content_type);
 	add_header(lane, "webhook-id", id);
 	add_header(lane, "webhook-timestamp", time);
-	sign(w, lane, id, time, body);
+	if (w->signer.mac) {
+		signer_print(&w->signer, id, time, body, &signature);
+		add_header(lane, "webhook-signature", strbuf_cstr(&signature));
+		strbuf_release(&signature);
+	}
 	add_header(lane, "pgherald-origin", w->origin.p);
 	add_header(lane, "Expect", "");
 	for (size_t i = 0; i < s->url.nparams; i++)
@@ -600,17 +537,17 @@ static void webhook_close(struct sink *s)
 	free(w->lanes);
 	free(w->queue.v);
 	curl_multi_cleanup(w->multi);
-	EVP_MAC_CTX_free(w->mac);
+	signer_stop(&w->signer);
 	strbuf_release(&w->target);
-	strbuf_release(&w->key);
 	strbuf_release(&w->origin);
 }
 
 static int check_header(const struct url_param *p, struct err *err)
 {
-	for (const char *c = p->name + 7; *c; c++)
-		if (!isalnum((unsigned char)*c) && !strchr("!#$&'*+-.^_`|~", *c))
-			return err_set(err, ERR_CONFIG, "%.50s: a header has no such name", p->name);
+	const char *name = p->name + sizeof("header.") - 1;
+
+	if (name[strspn(name, TOKEN)])
+		return err_set(err, ERR_CONFIG, "%.50s: a header has no such name", p->name);
 	for (const char *c = p->value; *c; c++)
 		if (iscntrl((unsigned char)*c) && *c != '\t')
 			return err_set(err, ERR_CONFIG, "%.50s: its value has a control character",
@@ -618,25 +555,10 @@ static int check_header(const struct url_param *p, struct err *err)
 	return 0;
 }
 
-static int check_files(const struct url *url, struct err *err)
-{
-	static const char *const names[] = { "ca", "cert", "cert_key" };
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		const char *path = url_param(url, names[i]);
-
-		if (path && access(path, R_OK))
-			return err_set(err, ERR_CONFIG, "%s: cannot read %s: %s", names[i], path,
-				       strerror(errno));
-	}
-	return 0;
-}
-
 static int webhook_check(const struct url *url, struct err *err)
 {
-	const char *secret = url_param(url, "secret");
-	struct strbuf key = { 0 };
-	bool good;
+	struct signer trial = { 0 };
+	int failed;
 
 	if (url->nhosts != 1)
 		return err_set(err, ERR_CONFIG, "it names %s host, as https://HOST/PATH does",
@@ -645,11 +567,9 @@ static int webhook_check(const struct url *url, struct err *err)
 		if (strncmp(url->params[i].name, "header.", 7) == 0 &&
 		    check_header(&url->params[i], err))
 			return -1;
-	if (check_files(url, err))
-		return -1;
-	good = !secret || decode_secret(&key, secret);
-	strbuf_release(&key);
-	return good ? 0 : err_set(err, ERR_CONFIG, "secret: what stands behind whsec_ is not base64");
+	failed = signer_start(&trial, url_param(url, "secret"), err);
+	signer_stop(&trial);
+	return failed;
 }
 
 static const struct sink_param params[] = {
