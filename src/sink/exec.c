@@ -139,8 +139,8 @@ static int reap(struct exec *e)
 {
 	int status = 0;
 
+	kill(-e->pid, SIGKILL); /* what it left behind in its group, while that is its name */
 	waitpid(e->pid, &status, 0);
-	kill(-e->pid, SIGKILL); /* what it left behind in its group */
 	e->pid = 0;
 	close_fd(&e->in);
 	close_fd(&e->pidfd);
