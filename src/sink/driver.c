@@ -188,7 +188,9 @@ void driver_rest(const struct sink_driver *d, const struct url *url, struct strb
 
 const char *driver_address(const struct sink_driver *d, const struct url *url)
 {
-	if (d->address_in_path && url->path[0] && url->path[1])
-		return url->path + 1;
+	size_t at = d->address_at ? d->address_at(url) : 1;
+
+	if (d->address_in_path && strlen(url->path) > at)
+		return url->path + at;
 	return d->address ? d->address : "";
 }

@@ -52,7 +52,8 @@ struct sink_driver {
 
 	const char *address;  /* template of addresses when none is given; NULL: has none */
 	bool address_in_path; /* the URL's path, without its first slash, is the template */
-	bool (*address_plain)(unsigned char c); /* see flow/template.h */
+	size_t (*address_at)(const struct url *url); /* or from here on; NULL: 1 */
+	bool (*address_plain)(unsigned char c);      /* see flow/template.h */
 	char address_escape;
 	bool keys;       /* messages have keys */
 	bool nulls;      /* and may have no body, which deletes the key */

@@ -8,6 +8,7 @@ for name in [n for n in os.environ if n.startswith("PG") and not n.startswith("P
 
 import herald as herald_module  # noqa: E402
 import postgres  # noqa: E402
+import cutter  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +61,20 @@ def herald(request):
 
     yield start
     for one in started:
+        one.close()
+
+
+@pytest.fixture
+def new_proxy():
+    """Makes a proxy that cuts connections: new_proxy(port, cuts=[1000])."""
+    made = []
+
+    def make(*args, **options):
+        made.append(cutter.Proxy(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
         one.close()
 
 

@@ -7,10 +7,11 @@ import threading
 
 class Proxy:
     """Passes connections on to a port of 127.0.0.1. cuts are the numbers of bytes from the client
-    after which a connection is cut, one for each cut; then nothing is cut any more."""
+    after which a connection is cut, one for each cut; then nothing is cut any more. While mute, what
+    the server says is lost."""
 
     def __init__(self, target, cuts=()):
-        self.target, self.cuts = target, list(cuts)
+        self.target, self.cuts, self.mute = target, list(cuts), False
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,6 +34,8 @@ class Proxy:
                     if s is client and self.cuts and passed + len(data) >= self.cuts[0]:
                         server.sendall(data[:self.cuts.pop(0) - passed])
                         return
+                    if s is server and self.mute:
+                        continue
                     passed += len(data) if s is client else 0
                     (server if s is client else client).sendall(data)
 

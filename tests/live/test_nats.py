@@ -13,7 +13,6 @@ import postgres
 import tls
 from nats_server import NatsServer
 from postgres import wait_until
-from cutter import Proxy
 
 
 @pytest.fixture
@@ -28,19 +27,6 @@ def new_nats():
     yield make
     for one in made:
         one.remove()
-
-
-@pytest.fixture
-def new_proxy():
-    made = []
-
-    def make(*args, **options):
-        made.append(Proxy(*args, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 @pytest.fixture

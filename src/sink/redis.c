@@ -1,0 +1,616 @@
+/*
+ * redis://HOST/STREAM appends to Redis streams. Taken when Redis has replied; how durable that is
+ * is Redis's configuration (appendonly, appendfsync).
+ *
+ * An entry's id is the event's position: LSN, dash, ordinal. Ids only grow in a stream, so Redis
+ * itself refuses what comes again after a crash, and that counts as taken. This holds only while
+ * one output writes to a stream. Hence the hash "pgherald:writers" says for each stream who writes
+ * it and from which id on ("ID ORIGIN"); who finds another's name there takes the stream over if
+ * that one is not connected, and fails otherwise. What is refused from before one's own time is
+ * only taken when it is there.
+ *
+ * Several entries go as one transaction, and the next after its reply. Were they only pipelined,
+ * Redis could refuse one because memory is full and take the next: then the first could never come.
+ *
+ * Dead letters have ids that Redis makes, and may come twice.
+ */
+#include "base/mem.h"
+#include "sink/sink.h"
+#include "sink/wire.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define WRITERS "pgherald:writers"
+
+/* What is written before the transaction is complete. */
+#define PUSH_BYTES 65536
+
+/* Streams that are known to be ours; a power of two. When half are taken, all are forgotten. */
+#define CLAIMS 4096
+
+struct claim {
+	char *name; /* NULL: free */
+	size_t n;
+	struct position from; /* ids up to here are from before our time */
+};
+
+struct redis {
+	struct wire wire;
+	size_t max_bulk;
+	char client[40]; /* our connection's name */
+	struct strbuf name, id;
+	struct claim *claims;
+	uint32_t nclaims;
+	uint32_t *asked; /* indices in the batch of the entries that were sent */
+	uint32_t nasked, asked_cap;
+};
+
+static uint64_t hash(struct str s)
+{
+	uint64_t h = 0xcbf29ce484222325; /* FNV-1a */
+
+	for (size_t i = 0; i < s.n; i++)
+		h = (h ^ (unsigned char)s.p[i]) * 0x100000001b3;
+	return h;
+}
+
+static void client_name(char out[40], struct str origin)
+{
+	snprintf(out, 40, "pgherald-%016" PRIx64, hash(origin));
+}
+
+static bool says(const redisReply *r, const char *word)
+{
+	return r->type == REDIS_REPLY_ERROR && strncmp(r->str, word, strlen(word)) == 0;
+}
+
+/* What an error means that is not about one message. */
+static int fail(const redisReply *r, struct err *err)
+{
+	static const char *const mends[][2] = {
+		{ "WRONGPASS", "user or password are wrong" },
+		{ "NOAUTH", "it wants a password" },
+		{ "ERR AUTH", "it has no passwords: leave it out of the URL" },
+		{ "ERR invalid password", "the password is wrong" },
+		{ "NOPERM", "this user may not do what is needed: XADD, XRANGE, XINFO, HGET, HSET, "
+			    "WATCH, MULTI and EXEC, on the streams and on " WRITERS },
+		{ "DENIED", "it is in protected mode" },
+		{ "MOVED", "it is a cluster, which is not supported" },
+		{ "CROSSSLOT", "it is a cluster, which is not supported" },
+		{ "ERR DB index", "it has no such database" },
+		{ "ERR unknown command", "Redis 5.0 or newer is needed" },
+	};
+
+	for (size_t i = 0; i < sizeof(mends) / sizeof(mends[0]); i++)
+		if (says(r, mends[i][0]))
+			return err_set(err, ERR_CONFIG, "Redis: %s (%s)", mends[i][1], r->str);
+	return err_set(err, ERR_RETRY, "Redis does not take it: %s",
+		       r->type == REDIS_REPLY_ERROR ? r->str : "an unexpected reply");
+}
+
+/* The reply to the last command; an error is one, unless the caller allows them. */
+static int reply(struct redis *r, bool may_fail, redisReply **out, struct err *err)
+{
+	redisReply *got;
+
+	if (wire_reply(&r->wire, &got, err))
+		return err_add(err, "Redis");
+	if (got->type == REDIS_REPLY_ERROR && !may_fail) {
+		fail(got, err);
+		freeReplyObject(got);
+		return -1;
+	}
+	*out = got;
+	return 0;
+}
+
+static int done(struct redis *r, bool may_fail, struct err *err)
+{
+	redisReply *got;
+
+	if (reply(r, may_fail, &got, err))
+		return -1;
+	freeReplyObject(got);
+	return 0;
+}
+
+/* The number of the database, which may stand before the stream's name; -1: there is none. */
+static int database(const struct url *url, size_t *n)
+{
+	const char *at = url->path + (url->path[0] == '/');
+	size_t digits = strspn(at, "0123456789");
+
+	*n = digits;
+	return digits && digits < 10 && (at[digits] == '/' || !at[digits]) ? atoi(at) : -1;
+}
+
+static size_t redis_address_at(const struct url *url)
+{
+	size_t n;
+
+	if (database(url, &n) < 0)
+		return 1;
+	return 1 + n + (url->path[1 + n] == '/');
+}
+
+static int connect_any(struct sink *s, struct err *err)
+{
+	struct redis *r = s->state;
+	struct wire_tls tls = { sink_text(s, "ca"), sink_text(s, "cert"), sink_text(s, "cert_key") };
+	bool secure = strcmp(s->url.scheme, "rediss") == 0;
+	int failed = -1, limit_ms = (int)sink_int(s, "timeout") * 1000;
+
+	for (size_t i = 0; i < s->url.nhosts && failed; i++) {
+		const struct url_host *h = &s->url.hosts[i];
+
+		wire_close(&r->wire);
+		failed = wire_open(&r->wire, h->host, h->port ? h->port : 6379,
+				   secure ? &tls : NULL, limit_ms, err);
+		if (failed)
+			err_add(err, "Redis at %s", h->host);
+	}
+	return failed;
+}
+
+static int login(struct sink *s, struct err *err)
+{
+	struct redis *r = s->state;
+	char number[12];
+	size_t n;
+	int db = database(&s->url, &n);
+
+	if (s->url.password && s->url.user && s->url.user[0])
+		wire_command(&r->wire, "AUTH", s->url.user, s->url.password, NULL);
+	else if (s->url.password)
+		wire_command(&r->wire, "AUTH", s->url.password, NULL);
+	if (s->url.password && done(r, false, err))
+		return -1;
+	if (db <= 0)
+		return 0;
+	snprintf(number, sizeof(number), "%d", db);
+	wire_command(&r->wire, "SELECT", number, NULL);
+	return done(r, false, err);
+}
+
+/* The largest string that the server takes, where it tells. */
+static int ask_limit(struct redis *r, struct err *err)
+{
+	redisReply *got;
+
+	r->max_bulk = (size_t)512 << 20;
+	wire_command(&r->wire, "CONFIG", "GET", "proto-max-bulk-len", NULL);
+	if (reply(r, true, &got, err))
+		return -1;
+	if (got->type == REDIS_REPLY_ARRAY && got->elements == 2 && got->element[1]->str)
+		r->max_bulk = strtoull(got->element[1]->str, NULL, 10);
+	freeReplyObject(got);
+	return 0;
+}
+
+static int redis_open(struct sink *s, struct err *err)
+{
+	struct redis *r = s->state;
+
+	r->wire.fd = -1;
+	r->claims = mem_array(CLAIMS, sizeof(*r->claims));
+	client_name(r->client, str_c(s->origin));
+	if (connect_any(s, err) || login(s, err) || ask_limit(r, err))
+		return -1;
+	wire_command(&r->wire, "CLIENT", "SETNAME", r->client, NULL);
+	if (done(r, true, err))
+		return -1;
+	wire_command(&r->wire, "PING", NULL);
+	return done(r, false, err);
+}
+
+static struct position parse_id(const char *id)
+{
+	struct position p = { 0 };
+	char *dash;
+
+	p.lsn = strtoull(id, &dash, 10);
+	/* Ids of others may be beyond what a position can be. */
+	if (*dash == '-') {
+		unsigned long long ordinal = strtoull(dash + 1, NULL, 10);
+
+		p.ordinal = ordinal > UINT32_MAX ? UINT32_MAX : (uint32_t)ordinal;
+	}
+	return p;
+}
+
+/* Whether the output that has this origin is connected now. */
+static int is_connected(struct redis *r, struct str origin, bool *is, struct err *err)
+{
+	char name[40], wanted[48];
+	redisReply *got;
+
+	client_name(name, origin);
+	snprintf(wanted, sizeof(wanted), " name=%s ", name);
+	wire_command(&r->wire, "CLIENT", "LIST", NULL);
+	if (reply(r, true, &got, err))
+		return -1;
+	*is = got->type != REDIS_REPLY_STRING || strstr(got->str, wanted);
+	freeReplyObject(got);
+	return 0;
+}
+
+/* The highest id that the stream ever had. */
+static int last_id(struct redis *r, struct position *p, struct err *err)
+{
+	redisReply *got;
+
+	wire_command(&r->wire, "XINFO", "STREAM", r->name.p, NULL);
+	if (reply(r, true, &got, err))
+		return -1;
+	if (says(got, "NOPERM")) {
+		fail(got, err);
+		freeReplyObject(got);
+		return -1;
+	}
+	*p = (struct position){ 0 };
+	if (got->type == REDIS_REPLY_ARRAY)
+		for (size_t i = 0; i + 1 < got->elements; i += 2)
+			if (got->element[i]->str && got->element[i + 1]->str &&
+			    strcmp(got->element[i]->str, "last-generated-id") == 0)
+				*p = parse_id(got->element[i + 1]->str);
+	freeReplyObject(got);
+	return 0;
+}
+
+/* Writes our name, unless somebody else has written there since we looked. */
+static int put_claim(struct sink *s, const struct claim *c, struct err *err)
+{
+	struct redis *r = s->state;
+	struct strbuf value = { 0 };
+	redisReply *got;
+	int failed = 0;
+
+	strbuf_printf(&value, "%" PRIu64 "-%" PRIu32 " %s", c->from.lsn, c->from.ordinal, s->origin);
+	wire_command(&r->wire, "MULTI", NULL);
+	wire_command(&r->wire, "HSET", WRITERS, r->name.p, strbuf_cstr(&value), NULL);
+	wire_command(&r->wire, "EXEC", NULL);
+	strbuf_release(&value);
+	if (done(r, false, err) || done(r, false, err) || reply(r, false, &got, err))
+		return -1;
+	if (got->type != REDIS_REPLY_ARRAY)
+		failed = err_set(err, ERR_RETRY, "Redis: somebody else takes streams over just now");
+	freeReplyObject(got);
+	return failed;
+}
+
+static int take_over(struct sink *s, struct claim *c, struct str other, struct err *err)
+{
+	struct redis *r = s->state;
+	bool connected = false;
+
+	if (other.n && is_connected(r, other, &connected, err))
+		return -1;
+	if (connected)
+		return err_set(err, ERR_CONFIG,
+			       "the Redis stream %s is written by another output, %.*s: give this "
+			       "one a stream of its own. If that one is gone for good: redis-cli "
+			       "HDEL " WRITERS " %s",
+			       r->name.p, STR_ARG(other), r->name.p);
+	if (last_id(r, &c->from, err))
+		return -1;
+	return put_claim(s, c, err);
+}
+
+/* Makes sure that nobody else writes to the stream r->name. */
+static int claim(struct sink *s, struct claim *c, struct err *err)
+{
+	struct redis *r = s->state;
+	struct str owner = { 0 };
+	redisReply *got;
+	int failed;
+
+	wire_command(&r->wire, "WATCH", WRITERS, NULL);
+	wire_command(&r->wire, "HGET", WRITERS, r->name.p, NULL);
+	if (done(r, false, err) || reply(r, false, &got, err))
+		return -1;
+	if (got->type == REDIS_REPLY_STRING) {
+		c->from = parse_id(got->str);
+		owner = str_c(strchr(got->str, ' ') ? strchr(got->str, ' ') + 1 : got->str);
+	}
+	if (str_eq(owner, str_c(s->origin))) {
+		wire_command(&r->wire, "UNWATCH", NULL);
+		failed = done(r, false, err);
+	} else {
+		failed = take_over(s, c, owner, err);
+	}
+	freeReplyObject(got);
+	return failed;
+}
+
+static void forget_claims(struct redis *r)
+{
+	for (size_t i = 0; r->claims && i < CLAIMS; i++)
+		free(r->claims[i].name);
+	if (r->claims)
+		memset(r->claims, 0, CLAIMS * sizeof(*r->claims));
+	r->nclaims = 0;
+}
+
+/* The claim on this stream; one without a name when there is none yet. */
+static struct claim *find_claim(struct redis *r, struct str name)
+{
+	size_t at = hash(name) % CLAIMS;
+
+	while (r->claims[at].name &&
+	       !str_eq((struct str){ r->claims[at].name, r->claims[at].n }, name))
+		at = (at + 1) % CLAIMS;
+	return &r->claims[at];
+}
+
+static int claim_once(struct sink *s, struct str name, struct err *err)
+{
+	struct redis *r = s->state;
+	struct claim *c = find_claim(r, name);
+
+	if (c->name)
+		return 0;
+	if (r->nclaims >= CLAIMS / 2) {
+		forget_claims(r);
+		c = find_claim(r, name);
+	}
+	r->name.n = 0;
+	strbuf_str(&r->name, name);
+	strbuf_cstr(&r->name);
+	if (claim(s, c, err))
+		return -1;
+	c->name = mem_strdup(r->name.p);
+	c->n = name.n;
+	r->nclaims++;
+	return 0;
+}
+
+static struct str entry_id(struct redis *r, struct position p)
+{
+	char digits[36], *at = digits + sizeof(digits);
+	uint64_t parts[2] = { p.ordinal, p.lsn };
+
+	for (int i = 0; i < 2; i++) {
+		do {
+			*--at = (char)('0' + parts[i] % 10);
+			parts[i] /= 10;
+		} while (parts[i]);
+		if (i == 0)
+			*--at = '-';
+	}
+	r->id.n = 0;
+	strbuf_add(&r->id, at, (size_t)(digits + sizeof(digits) - at));
+	return strbuf_view(&r->id);
+}
+
+static void put_entry(struct sink *s, const struct batch *b, uint32_t i)
+{
+	struct redis *r = s->state;
+	const char *maxlen = sink_text(s, "maxlen");
+
+	wire_begin(&r->wire, maxlen ? 8 : 5);
+	wire_word(&r->wire, STR("XADD"));
+	wire_word(&r->wire, batch_address(b, i));
+	if (maxlen) {
+		wire_word(&r->wire, STR("MAXLEN"));
+		wire_word(&r->wire, STR("~"));
+		wire_word(&r->wire, str_c(maxlen));
+	}
+	wire_word(&r->wire, s->is_dead_letter ? STR("*") : entry_id(r, b->messages[i].position));
+	wire_word(&r->wire, str_c(sink_text(s, "field")));
+	wire_word(&r->wire, batch_body(b, i));
+}
+
+/* Whether a refused entry is in the stream all the same. Ids from our own time are: only we have
+ * written since, and ids only grow. (It may have been trimmed or deleted again.) */
+static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct err *err)
+{
+	struct redis *r = s->state;
+	struct str name = batch_address(b, i), id = entry_id(r, b->messages[i].position);
+	const struct claim *c = find_claim(r, name);
+	redisReply *got;
+	bool found;
+
+	if (c->name && position_cmp(b->messages[i].position, c->from) > 0)
+		return 0;
+	wire_begin(&r->wire, 4);
+	wire_word(&r->wire, STR("XRANGE"));
+	wire_word(&r->wire, name);
+	wire_word(&r->wire, id);
+	wire_word(&r->wire, id);
+	if (reply(r, false, &got, err))
+		return -1;
+	found = got->type == REDIS_REPLY_ARRAY && got->elements == 1;
+	freeReplyObject(got);
+	if (found)
+		return 0;
+	return err_set(err, ERR_CONFIG,
+		       "the Redis stream %.*s has higher ids than %.*s, from another output or "
+		       "server, so that this event cannot be added: name another stream, or move "
+		       "that one away with redis-cli RENAME",
+		       STR_ARG(name), STR_ARG(id));
+}
+
+/* The reply to one XADD. */
+static int take_reply(struct sink *s, const struct batch *b, uint32_t i, const redisReply *got,
+		      struct err *err)
+{
+	uint64_t seq = b->first + i;
+
+	if (says(got, "WRONGTYPE")) {
+		sink_refuse(s, seq, "its address is a key that is not a stream");
+		return 0;
+	}
+	if (got->type == REDIS_REPLY_ERROR && !strstr(got->str, "equal or smaller than"))
+		return fail(got, err);
+	if (got->type == REDIS_REPLY_ERROR && was_written(s, b, i, err))
+		return -1;
+	sink_ack(s, seq);
+	return 0;
+}
+
+/* The replies to MULTI and to what was put into the transaction. The first error tells why EXEC
+ * will fail. */
+static int take_queued(struct redis *r, struct err *err)
+{
+	int failed = 0;
+
+	for (uint32_t i = 0; i <= r->nasked; i++) {
+		redisReply *got;
+
+		if (reply(r, true, &got, err))
+			return -1;
+		if (got->type == REDIS_REPLY_ERROR && !failed)
+			failed = fail(got, err);
+		freeReplyObject(got);
+	}
+	return failed;
+}
+
+static int take_transaction(struct sink *s, const struct batch *b, struct err *err)
+{
+	struct redis *r = s->state;
+	redisReply *got;
+	int failed = 0;
+
+	if (take_queued(r, err) || reply(r, false, &got, err))
+		return -1;
+	if (got->type != REDIS_REPLY_ARRAY || got->elements != r->nasked)
+		failed = fail(got, err);
+	for (uint32_t i = 0; i < r->nasked && !failed; i++)
+		failed = take_reply(s, b, r->asked[i], got->element[i], err);
+	freeReplyObject(got);
+	return failed;
+}
+
+static int take_single(struct sink *s, const struct batch *b, struct err *err)
+{
+	struct redis *r = s->state;
+	redisReply *got;
+	int failed;
+
+	if (reply(r, true, &got, err))
+		return -1;
+	failed = take_reply(s, b, r->asked[0], got, err);
+	freeReplyObject(got);
+	return failed;
+}
+
+/* Chooses what can be sent, and claims its streams. */
+static int choose(struct sink *s, const struct batch *b, uint32_t from, uint32_t to, struct err *err)
+{
+	struct redis *r = s->state;
+
+	if (to - from > r->asked_cap) {
+		r->asked_cap = to - from;
+		r->asked = mem_realloc(r->asked, r->asked_cap * sizeof(*r->asked));
+	}
+	r->nasked = 0;
+	for (uint32_t i = from; i < to; i++) {
+		struct str name = batch_address(b, i);
+
+		if (batch_body(b, i).n > r->max_bulk)
+			sink_refuse(s, b->first + i,
+				    "it is larger than the server's proto-max-bulk-len");
+		else if (name.n == 0 || memchr(name.p, 0, name.n))
+			sink_refuse(s, b->first + i, "its address is empty");
+		else if (!s->is_dead_letter && claim_once(s, name, err))
+			return -1;
+		else
+			r->asked[r->nasked++] = i;
+	}
+	return 0;
+}
+
+static int redis_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		      struct err *err)
+{
+	struct redis *r = s->state;
+
+	if (choose(s, b, from, to, err))
+		return -1;
+	if (r->nasked == 0)
+		return 0;
+	if (r->nasked > 1)
+		wire_command(&r->wire, "MULTI", NULL);
+	for (uint32_t i = 0; i < r->nasked; i++) {
+		put_entry(s, b, r->asked[i]);
+		if (r->wire.out.n - r->wire.written > PUSH_BYTES && wire_push(&r->wire, err))
+			return err_add(err, "Redis");
+	}
+	if (r->nasked == 1)
+		return take_single(s, b, err);
+	wire_command(&r->wire, "EXEC", NULL);
+	return take_transaction(s, b, err);
+}
+
+/* No reply is outstanding between sends. */
+static int redis_poll(struct sink *s, int timeout_ms, struct err *err)
+{
+	struct redis *r = s->state;
+	struct pollfd pfd[2] = { { r->wire.fd, POLLIN, 0 }, { s->wake, POLLIN, 0 } };
+
+	if (poll(pfd, 2, timeout_ms) > 0 && pfd[0].revents && wire_check_idle(&r->wire, err))
+		return err_add(err, "Redis");
+	return 0;
+}
+
+static void redis_close(struct sink *s)
+{
+	struct redis *r = s->state;
+
+	wire_close(&r->wire);
+	forget_claims(r);
+	free(r->claims);
+	free(r->asked);
+	strbuf_release(&r->name);
+	strbuf_release(&r->id);
+}
+
+static int redis_check(const struct url *url, struct err *err)
+{
+	if (url->nhosts == 0)
+		return err_set(err, ERR_CONFIG, "it names no host, as redis://HOST/STREAM does");
+	if (url->user && url->user[0] && !url->password)
+		return err_set(
+			err, ERR_CONFIG,
+			"it has a user without a password; a password alone is redis://:PW@HOST");
+	return 0;
+}
+
+/* Keys may be any bytes; these are what people and their tools can handle. */
+static bool is_plain(unsigned char c)
+{
+	return c > ' ' && c != 127 && c != '%' && c != ':' && c != '.';
+}
+
+static const struct sink_param params[] = {
+	{ "maxlen", PARAM_INT, "N", NULL, 1, INT64_MAX,
+	  "trim each stream to about N entries (MAXLEN ~ N)" },
+	{ "field", PARAM_TEXT, "NAME", "event", 1, 255, "the entry's field that holds the event" },
+	{ "timeout", PARAM_INT, "SECONDS", "10", 1, 3600, "how long Redis may take for a reply" },
+	PARAMS_TLS,
+	{ 0 },
+};
+
+const struct sink_driver sink_redis = {
+	.name = "redis",
+	.schemes = (const char *const[]){ "redis", "rediss", NULL },
+	.help = "redis://HOST[:6379][/DB]/STREAM  appends to Redis streams; taken when Redis "
+		"replied",
+	.params = params,
+	.address = "{db}.{schema}.{table}",
+	.address_in_path = true,
+	.address_at = redis_address_at,
+	.address_plain = is_plain,
+	.address_escape = '%',
+	.state_size = sizeof(struct redis),
+	.check = redis_check,
+	.open = redis_open,
+	.send = redis_send,
+	.poll = redis_poll,
+	.close = redis_close,
+};
