@@ -176,6 +176,16 @@ static struct wish next_wish(struct sink *s)
 	return wish;
 }
 
+/* A connection is only said to be well again after a failure when it takes what failed before: a
+ * destination that is full can be connected to. */
+static void prove(struct sink *s)
+{
+	if (s->proven)
+		return;
+	s->proven = true;
+	set_condition(s, SINK_OPEN, NULL);
+}
+
 /* Gives batches back that are wholly taken, and tells the reader of progress. */
 static void reclaim(struct sink *s)
 {
@@ -196,6 +206,7 @@ static void reclaim(struct sink *s)
 	}
 	if (taken != s->known) {
 		s->known = taken;
+		prove(s);
 		signal_fd(s->progress);
 	}
 }
@@ -356,6 +367,8 @@ static int serve(struct sink *s, struct err *err)
 		if (wish.end)
 			return 0;
 		reclaim(s);
+		if (!s->sent)
+			prove(s);
 		if (poll_sink(s, wish.batch ? 0 : -1, err))
 			return -1;
 		reclaim(s);
@@ -382,20 +395,22 @@ static void *run(void *arg)
 	struct sink *s = arg;
 	struct backoff backoff = { BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	struct err err = { 0 }, refusal;
-	uint64_t taken = 0;
 	int failed;
+	bool first = true;
 
 	do {
 		memset(s->state, 0, s->driver->state_size);
+		s->proven = false;
 		failed = s->driver->open(s, &err);
 		if (!failed) {
-			set_condition(s, SINK_OPEN, NULL);
+			if (first)
+				prove(s);
 			failed = serve(s, &err);
 		}
-		if (sink_taken(s) != taken) /* one that opens and then takes nothing is not well */
-			backoff_reset(&backoff);
-		taken = sink_taken(s);
 		s->driver->close(s);
+		first = false;
+		if (s->proven)
+			backoff_reset(&backoff);
 		if (failed && err.kind == ERR_RETRY && refuse_settle(s, &refusal))
 			err = refusal;
 		if (failed && err.kind != ERR_RETRY) {

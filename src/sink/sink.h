@@ -94,6 +94,7 @@ struct sink {
 
 	struct batch *sent, **sent_end; /* the thread's own: begun to be sent, not all taken */
 	uint64_t sent_to;               /* the last number that this connection was given */
+	bool proven;                    /* this connection has taken something, or had nothing to */
 };
 
 /* Whether a driver knows this URL. */
