@@ -260,7 +260,7 @@ static struct str json_member(struct str json, const char *name)
 		if (value.n && value.p[0] == '"')
 			value = str_from(value, 1);
 		for (size_t i = 0; i < value.n; i++)
-			if (memchr("\",}", value.p[i], 3))
+			if (value.p[i] == '"' || value.p[i] == ',' || value.p[i] == '}')
 				value.n = i;
 	}
 	strbuf_release(&key);

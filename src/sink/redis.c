@@ -14,62 +14,23 @@
  *
  * Dead letters have ids that Redis makes, and may come twice.
  */
-#include "base/mem.h"
-#include "sink/sink.h"
-#include "sink/wire.h"
+#include "sink/redis.h"
 
-#include <ctype.h>
-#include <inttypes.h>
+#include "base/mem.h"
+
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define WRITERS "pgherald:writers"
-
 /* What is written before the transaction is complete. */
 #define PUSH_BYTES 65536
 
-/* Streams that are known to be ours; a power of two. When half are taken, all are forgotten. */
-#define CLAIMS 4096
-
-struct claim {
-	char *name; /* NULL: free */
-	size_t n;
-	struct position from; /* ids up to here are from before our time */
-};
-
-struct redis {
-	struct wire wire;
-	size_t max_bulk;
-	char client[40]; /* our connection's name */
-	struct strbuf name, id;
-	struct claim *claims;
-	uint32_t nclaims;
-	uint32_t *asked; /* indices in the batch of the entries that were sent */
-	uint32_t nasked, asked_cap;
-};
-
-static uint64_t hash(struct str s)
-{
-	uint64_t h = 0xcbf29ce484222325; /* FNV-1a */
-
-	for (size_t i = 0; i < s.n; i++)
-		h = (h ^ (unsigned char)s.p[i]) * 0x100000001b3;
-	return h;
-}
-
-static void client_name(char out[40], struct str origin)
-{
-	snprintf(out, 40, "pgherald-%016" PRIx64, hash(origin));
-}
-
-static bool says(const redisReply *r, const char *word)
+bool redis_says(const redisReply *r, const char *word)
 {
 	return r->type == REDIS_REPLY_ERROR && strncmp(r->str, word, strlen(word)) == 0;
 }
 
-/* What an error means that is not about one message. */
-static int fail(const redisReply *r, struct err *err)
+int redis_fail(const redisReply *r, struct err *err)
 {
 	static const char *const mends[][2] = {
 		{ "WRONGPASS", "user or password are wrong" },
@@ -77,7 +38,7 @@ static int fail(const redisReply *r, struct err *err)
 		{ "ERR AUTH", "it has no passwords: leave it out of the URL" },
 		{ "ERR invalid password", "the password is wrong" },
 		{ "NOPERM", "this user may not do what is needed: XADD, XRANGE, XINFO, HGET, HSET, "
-			    "WATCH, MULTI and EXEC, on the streams and on " WRITERS },
+			    "WATCH, MULTI and EXEC, on the streams and on " REDIS_WRITERS },
 		{ "DENIED", "it is in protected mode" },
 		{ "MOVED", "it is a cluster, which is not supported" },
 		{ "CROSSSLOT", "it is a cluster, which is not supported" },
@@ -86,21 +47,22 @@ static int fail(const redisReply *r, struct err *err)
 	};
 
 	for (size_t i = 0; i < sizeof(mends) / sizeof(mends[0]); i++)
-		if (says(r, mends[i][0]))
+		if (redis_says(r, mends[i][0]))
 			return err_set(err, ERR_CONFIG, "Redis: %s (%s)", mends[i][1], r->str);
 	return err_set(err, ERR_RETRY, "Redis does not take it: %s",
 		       r->type == REDIS_REPLY_ERROR ? r->str : "an unexpected reply");
 }
 
-/* The reply to the last command; an error is one, unless the caller allows them. */
-static int reply(struct redis *r, bool may_fail, redisReply **out, struct err *err)
+int redis_reply(struct redis *r, bool may_fail, redisReply **out, struct err *err)
 {
 	redisReply *got;
 
-	if (wire_reply(&r->wire, &got, err))
-		return err_add(err, "Redis");
+	if (wire_reply(&r->wire, &got, err)) {
+		err_add(err, "Redis");
+		return -1;
+	}
 	if (got->type == REDIS_REPLY_ERROR && !may_fail) {
-		fail(got, err);
+		redis_fail(got, err);
 		freeReplyObject(got);
 		return -1;
 	}
@@ -108,11 +70,11 @@ static int reply(struct redis *r, bool may_fail, redisReply **out, struct err *e
 	return 0;
 }
 
-static int done(struct redis *r, bool may_fail, struct err *err)
+int redis_done(struct redis *r, bool may_fail, struct err *err)
 {
 	redisReply *got;
 
-	if (reply(r, may_fail, &got, err))
+	if (redis_reply(r, may_fail, &got, err))
 		return -1;
 	freeReplyObject(got);
 	return 0;
@@ -125,7 +87,9 @@ static int database(const struct url *url, size_t *n)
 	size_t digits = strspn(at, "0123456789");
 
 	*n = digits;
-	return digits && digits < 10 && (at[digits] == '/' || !at[digits]) ? atoi(at) : -1;
+	return digits && digits < 10 && (at[digits] == '/' || !at[digits])
+		       ? (int)strtol(at, NULL, 10)
+		       : -1;
 }
 
 static size_t redis_address_at(const struct url *url)
@@ -167,13 +131,13 @@ static int login(struct sink *s, struct err *err)
 		wire_command(&r->wire, "AUTH", s->url.user, s->url.password, NULL);
 	else if (s->url.password)
 		wire_command(&r->wire, "AUTH", s->url.password, NULL);
-	if (s->url.password && done(r, false, err))
+	if (s->url.password && redis_done(r, false, err))
 		return -1;
 	if (db <= 0)
 		return 0;
 	snprintf(number, sizeof(number), "%d", db);
 	wire_command(&r->wire, "SELECT", number, NULL);
-	return done(r, false, err);
+	return redis_done(r, false, err);
 }
 
 /* The largest string that the server takes, where it tells. */
@@ -183,7 +147,7 @@ static int ask_limit(struct redis *r, struct err *err)
 
 	r->max_bulk = (size_t)512 << 20;
 	wire_command(&r->wire, "CONFIG", "GET", "proto-max-bulk-len", NULL);
-	if (reply(r, true, &got, err))
+	if (redis_reply(r, true, &got, err))
 		return -1;
 	if (got->type == REDIS_REPLY_ARRAY && got->elements == 2 && got->element[1]->str)
 		r->max_bulk = strtoull(got->element[1]->str, NULL, 10);
@@ -196,176 +160,15 @@ static int redis_open(struct sink *s, struct err *err)
 	struct redis *r = s->state;
 
 	r->wire.fd = -1;
-	r->claims = mem_array(CLAIMS, sizeof(*r->claims));
-	client_name(r->client, str_c(s->origin));
+	r->claims = mem_array(REDIS_CLAIMS, sizeof(*r->claims));
+	redis_client_name(r->client, str_c(s->origin));
 	if (connect_any(s, err) || login(s, err) || ask_limit(r, err))
 		return -1;
 	wire_command(&r->wire, "CLIENT", "SETNAME", r->client, NULL);
-	if (done(r, true, err))
+	if (redis_done(r, true, err))
 		return -1;
 	wire_command(&r->wire, "PING", NULL);
-	return done(r, false, err);
-}
-
-static struct position parse_id(const char *id)
-{
-	struct position p = { 0 };
-	char *dash;
-
-	p.lsn = strtoull(id, &dash, 10);
-	/* Ids of others may be beyond what a position can be. */
-	if (*dash == '-') {
-		unsigned long long ordinal = strtoull(dash + 1, NULL, 10);
-
-		p.ordinal = ordinal > UINT32_MAX ? UINT32_MAX : (uint32_t)ordinal;
-	}
-	return p;
-}
-
-/* Whether the output that has this origin is connected now. */
-static int is_connected(struct redis *r, struct str origin, bool *is, struct err *err)
-{
-	char name[40], wanted[48];
-	redisReply *got;
-
-	client_name(name, origin);
-	snprintf(wanted, sizeof(wanted), " name=%s ", name);
-	wire_command(&r->wire, "CLIENT", "LIST", NULL);
-	if (reply(r, true, &got, err))
-		return -1;
-	*is = got->type != REDIS_REPLY_STRING || strstr(got->str, wanted);
-	freeReplyObject(got);
-	return 0;
-}
-
-/* The highest id that the stream ever had. */
-static int last_id(struct redis *r, struct position *p, struct err *err)
-{
-	redisReply *got;
-
-	wire_command(&r->wire, "XINFO", "STREAM", r->name.p, NULL);
-	if (reply(r, true, &got, err))
-		return -1;
-	if (says(got, "NOPERM")) {
-		fail(got, err);
-		freeReplyObject(got);
-		return -1;
-	}
-	*p = (struct position){ 0 };
-	if (got->type == REDIS_REPLY_ARRAY)
-		for (size_t i = 0; i + 1 < got->elements; i += 2)
-			if (got->element[i]->str && got->element[i + 1]->str &&
-			    strcmp(got->element[i]->str, "last-generated-id") == 0)
-				*p = parse_id(got->element[i + 1]->str);
-	freeReplyObject(got);
-	return 0;
-}
-
-/* Writes our name, unless somebody else has written there since we looked. */
-static int put_claim(struct sink *s, const struct claim *c, struct err *err)
-{
-	struct redis *r = s->state;
-	struct strbuf value = { 0 };
-	redisReply *got;
-	int failed = 0;
-
-	strbuf_printf(&value, "%" PRIu64 "-%" PRIu32 " %s", c->from.lsn, c->from.ordinal, s->origin);
-	wire_command(&r->wire, "MULTI", NULL);
-	wire_command(&r->wire, "HSET", WRITERS, r->name.p, strbuf_cstr(&value), NULL);
-	wire_command(&r->wire, "EXEC", NULL);
-	strbuf_release(&value);
-	if (done(r, false, err) || done(r, false, err) || reply(r, false, &got, err))
-		return -1;
-	if (got->type != REDIS_REPLY_ARRAY)
-		failed = err_set(err, ERR_RETRY, "Redis: somebody else takes streams over just now");
-	freeReplyObject(got);
-	return failed;
-}
-
-static int take_over(struct sink *s, struct claim *c, struct str other, struct err *err)
-{
-	struct redis *r = s->state;
-	bool connected = false;
-
-	if (other.n && is_connected(r, other, &connected, err))
-		return -1;
-	if (connected)
-		return err_set(err, ERR_CONFIG,
-			       "the Redis stream %s is written by another output, %.*s: give this "
-			       "one a stream of its own. If that one is gone for good: redis-cli "
-			       "HDEL " WRITERS " %s",
-			       r->name.p, STR_ARG(other), r->name.p);
-	if (last_id(r, &c->from, err))
-		return -1;
-	return put_claim(s, c, err);
-}
-
-/* Makes sure that nobody else writes to the stream r->name. */
-static int claim(struct sink *s, struct claim *c, struct err *err)
-{
-	struct redis *r = s->state;
-	struct str owner = { 0 };
-	redisReply *got;
-	int failed;
-
-	wire_command(&r->wire, "WATCH", WRITERS, NULL);
-	wire_command(&r->wire, "HGET", WRITERS, r->name.p, NULL);
-	if (done(r, false, err) || reply(r, false, &got, err))
-		return -1;
-	if (got->type == REDIS_REPLY_STRING) {
-		c->from = parse_id(got->str);
-		owner = str_c(strchr(got->str, ' ') ? strchr(got->str, ' ') + 1 : got->str);
-	}
-	if (str_eq(owner, str_c(s->origin))) {
-		wire_command(&r->wire, "UNWATCH", NULL);
-		failed = done(r, false, err);
-	} else {
-		failed = take_over(s, c, owner, err);
-	}
-	freeReplyObject(got);
-	return failed;
-}
-
-static void forget_claims(struct redis *r)
-{
-	for (size_t i = 0; r->claims && i < CLAIMS; i++)
-		free(r->claims[i].name);
-	if (r->claims)
-		memset(r->claims, 0, CLAIMS * sizeof(*r->claims));
-	r->nclaims = 0;
-}
-
-/* The claim on this stream; one without a name when there is none yet. */
-static struct claim *find_claim(struct redis *r, struct str name)
-{
-	size_t at = hash(name) % CLAIMS;
-
-	while (r->claims[at].name &&
-	       !str_eq((struct str){ r->claims[at].name, r->claims[at].n }, name))
-		at = (at + 1) % CLAIMS;
-	return &r->claims[at];
-}
-
-static int claim_once(struct sink *s, struct str name, struct err *err)
-{
-	struct redis *r = s->state;
-	struct claim *c = find_claim(r, name);
-
-	if (c->name)
-		return 0;
-	if (r->nclaims >= CLAIMS / 2) {
-		forget_claims(r);
-		c = find_claim(r, name);
-	}
-	r->name.n = 0;
-	strbuf_str(&r->name, name);
-	strbuf_cstr(&r->name);
-	if (claim(s, c, err))
-		return -1;
-	c->name = mem_strdup(r->name.p);
-	c->n = name.n;
-	r->nclaims++;
-	return 0;
+	return redis_done(r, false, err);
 }
 
 static struct str entry_id(struct redis *r, struct position p)
@@ -410,7 +213,7 @@ static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct
 {
 	struct redis *r = s->state;
 	struct str name = batch_address(b, i), id = entry_id(r, b->messages[i].position);
-	const struct claim *c = find_claim(r, name);
+	const struct claim *c = redis_claim_of(r, name);
 	redisReply *got;
 	bool found;
 
@@ -421,7 +224,7 @@ static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct
 	wire_word(&r->wire, name);
 	wire_word(&r->wire, id);
 	wire_word(&r->wire, id);
-	if (reply(r, false, &got, err))
+	if (redis_reply(r, false, &got, err))
 		return -1;
 	found = got->type == REDIS_REPLY_ARRAY && got->elements == 1;
 	freeReplyObject(got);
@@ -440,12 +243,12 @@ static int take_reply(struct sink *s, const struct batch *b, uint32_t i, const r
 {
 	uint64_t seq = b->first + i;
 
-	if (says(got, "WRONGTYPE")) {
+	if (redis_says(got, "WRONGTYPE")) {
 		sink_refuse(s, seq, "its address is a key that is not a stream");
 		return 0;
 	}
 	if (got->type == REDIS_REPLY_ERROR && !strstr(got->str, "equal or smaller than"))
-		return fail(got, err);
+		return redis_fail(got, err);
 	if (got->type == REDIS_REPLY_ERROR && was_written(s, b, i, err))
 		return -1;
 	sink_ack(s, seq);
@@ -461,10 +264,10 @@ static int take_queued(struct redis *r, struct err *err)
 	for (uint32_t i = 0; i <= r->nasked; i++) {
 		redisReply *got;
 
-		if (reply(r, true, &got, err))
+		if (redis_reply(r, true, &got, err))
 			return -1;
 		if (got->type == REDIS_REPLY_ERROR && !failed)
-			failed = fail(got, err);
+			failed = redis_fail(got, err);
 		freeReplyObject(got);
 	}
 	return failed;
@@ -476,10 +279,10 @@ static int take_transaction(struct sink *s, const struct batch *b, struct err *e
 	redisReply *got;
 	int failed = 0;
 
-	if (take_queued(r, err) || reply(r, false, &got, err))
+	if (take_queued(r, err) || redis_reply(r, false, &got, err))
 		return -1;
 	if (got->type != REDIS_REPLY_ARRAY || got->elements != r->nasked)
-		failed = fail(got, err);
+		failed = redis_fail(got, err);
 	for (uint32_t i = 0; i < r->nasked && !failed; i++)
 		failed = take_reply(s, b, r->asked[i], got->element[i], err);
 	freeReplyObject(got);
@@ -492,7 +295,7 @@ static int take_single(struct sink *s, const struct batch *b, struct err *err)
 	redisReply *got;
 	int failed;
 
-	if (reply(r, true, &got, err))
+	if (redis_reply(r, true, &got, err))
 		return -1;
 	failed = take_reply(s, b, r->asked[0], got, err);
 	freeReplyObject(got);
@@ -517,7 +320,7 @@ static int choose(struct sink *s, const struct batch *b, uint32_t from, uint32_t
 				    "it is larger than the server's proto-max-bulk-len");
 		else if (name.n == 0 || memchr(name.p, 0, name.n))
 			sink_refuse(s, b->first + i, "its address is empty");
-		else if (!s->is_dead_letter && claim_once(s, name, err))
+		else if (!s->is_dead_letter && redis_claim(s, name, err))
 			return -1;
 		else
 			r->asked[r->nasked++] = i;
@@ -563,7 +366,7 @@ static void redis_close(struct sink *s)
 	struct redis *r = s->state;
 
 	wire_close(&r->wire);
-	forget_claims(r);
+	redis_forget_claims(r);
 	free(r->claims);
 	free(r->asked);
 	strbuf_release(&r->name);

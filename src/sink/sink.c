@@ -176,14 +176,12 @@ static struct wish next_wish(struct sink *s)
 	return wish;
 }
 
-/* A connection is only said to be well again after a failure when it takes what failed before: a
- * destination that is full can be connected to. */
+/* After a failure all is well only when something is taken: one can connect to what is full. */
 static void prove(struct sink *s)
 {
-	if (s->proven)
-		return;
+	if (!s->proven)
+		set_condition(s, SINK_OPEN, NULL);
 	s->proven = true;
-	set_condition(s, SINK_OPEN, NULL);
 }
 
 /* Gives batches back that are wholly taken, and tells the reader of progress. */
@@ -396,19 +394,17 @@ static void *run(void *arg)
 	struct backoff backoff = { BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	struct err err = { 0 }, refusal;
 	int failed;
-	bool first = true;
 
 	do {
 		memset(s->state, 0, s->driver->state_size);
 		s->proven = false;
 		failed = s->driver->open(s, &err);
 		if (!failed) {
-			if (first)
+			if (s->condition == SINK_OPENING)
 				prove(s);
 			failed = serve(s, &err);
 		}
 		s->driver->close(s);
-		first = false;
 		if (s->proven)
 			backoff_reset(&backoff);
 		if (failed && err.kind == ERR_RETRY && refuse_settle(s, &refusal))

@@ -1,0 +1,57 @@
+/* What the files of the Redis driver share. */
+#ifndef PGHERALD_REDIS_H
+#define PGHERALD_REDIS_H
+
+#include "sink/sink.h"
+#include "sink/wire.h"
+
+/* The hash that says for each stream who writes it. */
+#define REDIS_WRITERS "pgherald:writers"
+
+/* Streams that are known to be ours; a power of two. When half are taken, all are forgotten. */
+#define REDIS_CLAIMS 4096
+
+#define REDIS_CLIENT_SIZE 40
+
+struct claim {
+	char *name; /* NULL: free */
+	size_t n;
+	struct position from; /* ids up to here are from before our time */
+};
+
+struct redis {
+	struct wire wire;
+	size_t max_bulk;
+	char client[REDIS_CLIENT_SIZE]; /* our connection's name */
+	struct strbuf name, id;
+	struct claim *claims;
+	uint32_t nclaims;
+	uint32_t *asked; /* indices in the batch of the entries that were sent */
+	uint32_t nasked, asked_cap;
+};
+
+bool redis_says(const redisReply *r, const char *word);
+
+/* What an error means that is not about one message. */
+int redis_fail(const redisReply *r, struct err *err);
+
+/* The reply to the last command; an error is one, unless the caller allows them. */
+int redis_reply(struct redis *r, bool may_fail, redisReply **out, struct err *err) MUST_CHECK;
+
+/* The same where the reply itself does not matter. */
+int redis_done(struct redis *r, bool may_fail, struct err *err) MUST_CHECK;
+
+/* ---- redis_claim.c ---- */
+
+/* The name of the connections of the output with this origin. */
+void redis_client_name(char out[REDIS_CLIENT_SIZE], struct str origin);
+
+/* Makes sure, once for a connection, that nobody else writes to this stream. */
+int redis_claim(struct sink *s, struct str name, struct err *err) MUST_CHECK;
+
+/* The claim on this stream; one without a name when there is none. */
+struct claim *redis_claim_of(struct redis *r, struct str name);
+
+void redis_forget_claims(struct redis *r);
+
+#endif
