@@ -13,197 +13,28 @@
  * must not skip anything either: enable.gapless.guarantee makes a failed batch fatal to the
  * producer, which is then made anew.
  */
+#include "sink/kafka.h"
+
 #include "base/clock.h"
 #include "base/mem.h"
-#include "sink/sink.h"
 
 #include <ctype.h>
-#include <inttypes.h>
-#include <librdkafka/rdkafka.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define OPEN_MS 10000
-#define TOPIC_MAX 249
-#define BUCKETS 256
-#define BATCH_BYTES 1000000
-#define TXN_MESSAGES 10000 /* a transaction is committed when it has so many */
+#define BATCH_BYTES 1000000 /* librdkafka's own default of batch.size */
+#define TXN_MESSAGES 10000  /* a transaction is committed when it has so many */
 
-struct topic {
-	struct topic *next;
+struct kafka_topic {
+	struct kafka_topic *next;
 	rd_kafka_topic_t *handle;
 	size_t n;
 	char name[];
 };
 
-struct kafka {
-	rd_kafka_t *rk;
-	rd_kafka_queue_t *queue;
-	struct topic *topics[BUCKETS];
-	size_t batch_bytes;
-	int64_t stall_ms;
-	uint64_t outstanding; /* given to the library, not reported yet */
-	int64_t heard_ms;     /* when something was reported, or was first waited for */
-	int64_t fatal_ms;     /* when the producer became unusable; 0: it is well */
-	bool refused;         /* something was, and sink.c has not seen to it yet */
-	bool down;            /* no broker is connected */
-	struct err err;       /* why the connection is over, once it is */
-	char last[300];       /* the last words of the library */
-
-	const char *positions; /* topic; NULL: not transactional */
-	bool in_txn;
-	uint32_t txn_n;
-	uint64_t txn_last;     /* sequence number */
-	struct position whole; /* of the last message in a transaction */
-};
-
-static const struct sink_param params[] = {
-	{ "transactional", PARAM_TEXT, "ID", NULL, 1, 200,
-	  "messages and position are one transaction, so nothing is repeated" },
-	{ "positions", PARAM_TEXT, "TOPIC", "pgherald-positions", 1, TOPIC_MAX,
-	  "compacted topic for the positions; made when it is missing" },
-	{ "timeout", PARAM_INT, "SECONDS", "15", 1, 600,
-	  "connect anew when nothing was acknowledged for so long" },
-	{ "tls", PARAM_BOOL, "true|false", "false", 0, 0, "speak TLS; also with ca or cert" },
-	{ "sasl", PARAM_CHOICE, "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512", "PLAIN", 0, 0,
-	  "how user and password of the URL are shown to the broker" },
-	PARAMS_TLS,
-	{ "p.*", PARAM_TEXT, "VALUE", NULL, 0, 65536,
-	  "any property of librdkafka, as in p.compression.codec=zstd" },
-	{ 0 },
-};
-
-extern const struct sink_driver sink_kafka;
-
-/* ---- settings ---- */
-
-static const char *param(const struct url *url, const char *name)
-{
-	return driver_text(&sink_kafka, url, name);
-}
-
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err)
-{
-	char why[300];
-
-	if (!value || rd_kafka_conf_set(conf, name, value, why, sizeof(why)) == RD_KAFKA_CONF_OK)
-		return 0;
-	if (url_is_secret(str_c(name)) || strstr(name, "pem"))
-		snprintf(why, sizeof(why), "its value is wrong");
-	return err_set(err, ERR_CONFIG, "librdkafka's property %s: %s", name, why);
-}
-
-static int set_bootstrap(rd_kafka_conf_t *conf, const struct url *url, struct err *err)
-{
-	struct strbuf list = { 0 };
-	int failed;
-
-	for (size_t i = 0; i < url->nhosts; i++) {
-		const struct url_host *h = &url->hosts[i];
-		bool v6 = strchr(h->host, ':');
-
-		strbuf_printf(&list, "%s%s%s%s:%d", i ? "," : "", v6 ? "[" : "", h->host,
-			      v6 ? "]" : "", h->port ? h->port : 9092);
-	}
-	failed = set(conf, "bootstrap.servers", strbuf_cstr(&list), err);
-	strbuf_release(&list);
-	return failed;
-}
-
-static int set_security(rd_kafka_conf_t *conf, const struct url *url, struct err *err)
-{
-	bool tls = param(url, "ca") || param(url, "cert") || strcmp(param(url, "tls"), "true") == 0;
-
-	if (set(conf, "security.protocol",
-		url->user ? tls ? "SASL_SSL" : "SASL_PLAINTEXT"
-		: tls     ? "SSL"
-			  : "PLAINTEXT",
-		err) ||
-	    set(conf, "ssl.endpoint.identification.algorithm", "https", err) ||
-	    set(conf, "ssl.ca.location", param(url, "ca"), err) ||
-	    set(conf, "ssl.certificate.location", param(url, "cert"), err) ||
-	    set(conf, "ssl.key.location", param(url, "cert_key"), err))
-		return -1;
-	if (!url->user)
-		return 0;
-	return set(conf, "sasl.mechanisms", param(url, "sasl"), err) ||
-			       set(conf, "sasl.username", url->user, err) ||
-			       set(conf, "sasl.password", url->password, err)
-		       ? -1
-		       : 0;
-}
-
-/* Not for the user to say: they hold the guarantees, or have a parameter of their own. */
-static bool is_ours(const char *name)
-{
-	static const char *const names[] = { "bootstrap.servers", "metadata.broker.list",
-					     "transactional.id",  "delivery.report.only.error",
-					     "group.id",          "enable.gapless.guarantee" };
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	return false;
-}
-
-static int set_given(rd_kafka_conf_t *conf, const struct url *url, struct err *err)
-{
-	for (size_t i = 0; i < url->nparams; i++) {
-		const char *name = url->params[i].name;
-
-		if (strncmp(name, "p.", 2) != 0)
-			continue;
-		if (is_ours(name + 2))
-			return err_set(err, ERR_CONFIG, "%s cannot be set", name);
-		if (set(conf, name + 2, url->params[i].value, err))
-			return -1;
-	}
-	return 0;
-}
-
-/* What producer and reader have in common; the user's own words last. */
-static int configure(rd_kafka_conf_t *conf, const struct url *url, struct err *err)
-{
-	static const char *const basics[][2] = {
-		{ "client.id", "pgherald" },
-		{ "socket.timeout.ms", "10000" },
-		{ "socket.connection.setup.timeout.ms", "10000" },
-		{ "socket.keepalive.enable", "true" },
-		{ "reconnect.backoff.max.ms", "1000" },
-		{ "enable.idempotence", "true" },
-		{ "acks", "all" },
-		{ "linger.ms", "1" },
-		{ "queue.buffering.max.messages", "100000" },
-		{ "queue.buffering.max.kbytes", "131072" },
-		{ "topic.metadata.propagation.max.ms", "10000" },
-	};
-
-	for (size_t i = 0; i < sizeof(basics) / sizeof(basics[0]); i++)
-		if (set(conf, basics[i][0], basics[i][1], err))
-			return -1;
-	rd_kafka_conf_set_log_cb(conf, NULL);
-	return set_bootstrap(conf, url, err) || set_security(conf, url, err) ||
-			       set_given(conf, url, err)
-		       ? -1
-		       : 0;
-}
-
-static int kafka_check(const struct url *url, struct err *err)
-{
-	rd_kafka_conf_t *conf;
-	int failed;
-
-	if (url->nhosts == 0)
-		return err_set(err, ERR_CONFIG, "it names no broker, as kafka://HOST:9092 does");
-	conf = rd_kafka_conf_new();
-	failed = configure(conf, url, err);
-	rd_kafka_conf_destroy(conf);
-	return failed;
-}
-
 /* ---- what the library reports ---- */
 
-static enum err_kind kind_of(rd_kafka_resp_err_t code)
+enum err_kind kafka_kind(rd_kafka_resp_err_t code)
 {
 	static const rd_kafka_resp_err_t for_the_user[] = {
 		RD_KAFKA_RESP_ERR__AUTHENTICATION,
@@ -225,7 +56,7 @@ static enum err_kind kind_of(rd_kafka_resp_err_t code)
 	return ERR_RETRY;
 }
 
-static const char *mend(rd_kafka_resp_err_t code)
+const char *kafka_mend(rd_kafka_resp_err_t code)
 {
 	if (code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED || code == RD_KAFKA_RESP_ERR__FENCED)
 		return "; another process has taken this one's place";
@@ -260,8 +91,8 @@ static void take_error(struct sink *s, rd_kafka_event_t *event)
 		return;
 	}
 	snprintf(k->last, sizeof(k->last), "%s", text);
-	if (kind_of(code) == ERR_CONFIG)
-		over(k, ERR_CONFIG, text, mend(code));
+	if (kafka_kind(code) == ERR_CONFIG)
+		over(k, ERR_CONFIG, text, kafka_mend(code));
 	else if (strstr(text, "verify failed"))
 		over(k, ERR_CONFIG, text,
 		     "; ca= names the authority that the brokers' "
@@ -318,7 +149,8 @@ static void take_failure(struct sink *s, const rd_kafka_message_t *m, uint64_t s
 	case RD_KAFKA_RESP_ERR__FATAL:
 		break; /* for another one's failure, which is reported too */
 	default:
-		over(k, kind_of(m->err), text ? text : rd_kafka_err2str(m->err), mend(m->err));
+		over(k, kafka_kind(m->err), text ? text : rd_kafka_err2str(m->err),
+		     kafka_mend(m->err));
 	}
 }
 
@@ -393,8 +225,19 @@ static int listen_for(struct sink *s, int timeout_ms, struct err *err)
 	return verdict(s, err);
 }
 
-/* Waits until all that was sent is reported. */
-static int settle(struct sink *s, struct err *err)
+int kafka_look(struct sink *s, struct err *err)
+{
+	listen_now(s);
+	return verdict(s, err);
+}
+
+void kafka_count(struct kafka *k)
+{
+	if (k->outstanding++ == 0)
+		k->heard_ms = clock_ms();
+}
+
+int kafka_settle(struct sink *s, struct err *err)
 {
 	struct kafka *k = s->state;
 
@@ -414,67 +257,11 @@ static int settle(struct sink *s, struct err *err)
 
 /* ---- opening ---- */
 
-/* Messages without a key stay in order too: all of a topic go to one partition. */
-static int32_t partition(const rd_kafka_topic_t *topic, const void *key, size_t n, int32_t count,
-			 void *topic_opaque, void *opaque)
-{
-	const char *name = rd_kafka_topic_name(topic);
-
-	return n ? rd_kafka_msg_partitioner_murmur2(topic, key, n, count, NULL, NULL)
-		 : rd_kafka_msg_partitioner_murmur2(topic, name, strlen(name), count, NULL, NULL);
-}
-
-static void print_id(const struct sink *s, char *out, size_t size)
-{
-	uint64_t h = 0xcbf29ce484222325; /* FNV-1a */
-
-	for (const char *p = s->origin; *p; p++)
-		h = (h ^ (unsigned char)*p) * 0x100000001b3;
-	snprintf(out, size, "%s-%016" PRIx64, sink_text(s, "transactional"), h);
-}
-
-static int configure_producer(struct sink *s, rd_kafka_conf_t *conf, struct err *err)
-{
-	struct kafka *k = s->state;
-	char id[256], bytes[32];
-	rd_kafka_topic_conf_t *topic;
-
-	if (configure(conf, &s->url, err))
-		return -1;
-	snprintf(bytes, sizeof(bytes), "%zu", k->batch_bytes);
-	if (s->learned && set(conf, "batch.size", bytes, err))
-		return -1;
-	if (!url_param(&s->url, "p.partitioner")) {
-		topic = rd_kafka_conf_get_default_topic_conf(conf);
-		rd_kafka_topic_conf_set_partitioner_cb(topic, partition);
-	}
-	if (!k->positions) /* it is for us to say what takes too long */
-		return set(conf, "message.timeout.ms", "0", err) ||
-				       (!url_param(&s->url, "p.enable.idempotence") &&
-					set(conf, "enable.gapless.guarantee", "true", err))
-			       ? -1
-			       : 0;
-	print_id(s, id, sizeof(id));
-	return set(conf, "transactional.id", id, err);
-}
-
-static rd_kafka_t *make(struct sink *s, rd_kafka_type_t type, rd_kafka_conf_t *conf, struct err *err)
-{
-	char why[300];
-	rd_kafka_t *rk = rd_kafka_new(type, conf, why, sizeof(why));
-
-	if (rk)
-		return rk;
-	rd_kafka_conf_destroy(conf);
-	err_set(err, ERR_CONFIG, "%s", why);
-	return NULL;
-}
-
 /* Some broker has answered. */
 static int reach(struct sink *s, struct err *err)
 {
 	struct kafka *k = s->state;
-	int64_t end = clock_ms() + OPEN_MS;
+	int64_t end = clock_ms() + KAFKA_OPEN_MS;
 	const struct rd_kafka_metadata *md;
 	rd_kafka_resp_err_t code;
 
@@ -493,30 +280,22 @@ static int reach(struct sink *s, struct err *err)
 		       k->last[0] ? k->last : rd_kafka_err2str(code));
 }
 
-static int begin_exactly_once(struct sink *s, struct err *err);
-
 static int kafka_open(struct sink *s, struct err *err)
 {
 	struct kafka *k = s->state;
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	static const uint64_t one = 1;
 
 	k->batch_bytes = s->learned ? s->learned : BATCH_BYTES;
 	k->stall_ms = sink_int(s, "timeout") * 1000;
 	k->positions = sink_text(s, "transactional") ? sink_text(s, "positions") : NULL;
-	if (configure_producer(s, conf, err)) {
-		rd_kafka_conf_destroy(conf);
-		return -1;
-	}
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR);
-	k->rk = make(s, RD_KAFKA_PRODUCER, conf, err);
+	k->rk = kafka_make_producer(s, err);
 	if (!k->rk)
 		return -1;
 	k->queue = rd_kafka_queue_get_main(k->rk);
 	rd_kafka_queue_io_event_enable(k->queue, s->wake, &one, sizeof(one));
 	if (reach(s, err))
 		return -1;
-	return k->positions ? begin_exactly_once(s, err) : 0;
+	return k->positions ? kafka_txn_open(s, err) : 0;
 }
 
 static void kafka_close(struct sink *s)
@@ -526,9 +305,9 @@ static void kafka_close(struct sink *s)
 	if (!k->rk)
 		return;
 	rd_kafka_purge(k->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
-	for (size_t i = 0; i < BUCKETS; i++)
+	for (size_t i = 0; i < KAFKA_BUCKETS; i++)
 		while (k->topics[i]) {
-			struct topic *t = k->topics[i];
+			struct kafka_topic *t = k->topics[i];
 
 			k->topics[i] = t->next;
 			rd_kafka_topic_destroy(t->handle);
@@ -537,274 +316,6 @@ static void kafka_close(struct sink *s)
 	rd_kafka_queue_io_event_enable(k->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(k->queue);
 	rd_kafka_destroy(k->rk);
-}
-
-/* ---- transactions ---- */
-
-static int txn_failed(struct sink *s, rd_kafka_error_t *e, const char *what, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_resp_err_t code = rd_kafka_error_code(e);
-
-	listen_now(s);
-	if (!verdict(s, err))
-		err_set(err, kind_of(code), "cannot %s: %s%s", what, rd_kafka_error_string(e),
-			mend(code));
-	k->in_txn = false;
-	rd_kafka_error_destroy(e);
-	return -1;
-}
-
-static int txn_begin(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_error_t *e;
-
-	if (k->in_txn)
-		return 0;
-	e = rd_kafka_begin_transaction(k->rk);
-	if (e)
-		return txn_failed(s, e, "begin a transaction", err);
-	k->in_txn = true;
-	k->txn_n = 0;
-	return 0;
-}
-
-#define RECORD_LEN (POSITION_LEN + 1 + 16 + 1 + 20 + 1 + 10)
-
-/* POSITION LSN SYSTEM TIMELINE, the last three being the mark. */
-static int put_record(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	char record[RECORD_LEN + 1];
-	rd_kafka_resp_err_t code;
-
-	position_print(k->whole, record);
-	snprintf(record + POSITION_LEN, sizeof(record) - POSITION_LEN,
-		 " %016" PRIX64 " %020" PRIu64 " %010" PRIu32, s->mark.lsn, s->mark.system_id,
-		 s->mark.timeline);
-	code = rd_kafka_producev(k->rk, RD_KAFKA_V_TOPIC(k->positions), RD_KAFKA_V_PARTITION(0),
-				 RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-				 RD_KAFKA_V_KEY(s->origin, strlen(s->origin)),
-				 RD_KAFKA_V_VALUE(record, RECORD_LEN), RD_KAFKA_V_END);
-	if (code)
-		return err_set(err, ERR_RETRY, "cannot put the position: %s", rd_kafka_err2str(code));
-	if (k->outstanding++ == 0)
-		k->heard_ms = clock_ms();
-	return 0;
-}
-
-static int txn_commit(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_error_t *e;
-
-	if (!k->in_txn)
-		return 0;
-	if (put_record(s, err) || settle(s, err))
-		return -1;
-	e = rd_kafka_commit_transaction(k->rk, (int)k->stall_ms);
-	if (e)
-		return txn_failed(s, e, "commit", err);
-	k->in_txn = false;
-	if (k->txn_n)
-		sink_took(s, k->txn_last);
-	return 0;
-}
-
-static int kafka_mark(struct sink *s, const struct mark *m, struct err *err)
-{
-	struct kafka *k = s->state;
-
-	if (!k->positions)
-		return 0;
-	s->mark = *m;
-	return txn_begin(s, err) ? -1 : txn_commit(s, err);
-}
-
-/* ---- the position, read back ---- */
-
-static bool parse_record(struct sink *s, const rd_kafka_message_t *m)
-{
-	char text[RECORD_LEN + 1], *at = text + POSITION_LEN;
-
-	if (m->len != RECORD_LEN)
-		return false;
-	memcpy(text, m->payload, RECORD_LEN);
-	text[RECORD_LEN] = 0;
-	if (!position_parse((struct str){ text, POSITION_LEN }, &s->held))
-		return false;
-	s->mark.lsn = strtoull(at, &at, 16);
-	s->mark.system_id = strtoull(at, &at, 10);
-	s->mark.timeline = (uint32_t)strtoul(at, &at, 10);
-	return true;
-}
-
-/* Reads to the end of the topic; *found when one of our records was there. */
-static int read_tail(struct sink *s, rd_kafka_topic_t *topic, bool *found, struct err *err)
-{
-	struct str origin = str_c(s->origin);
-
-	for (;;) {
-		rd_kafka_message_t *m = rd_kafka_consume(topic, 0, OPEN_MS);
-		rd_kafka_resp_err_t code = m ? m->err : RD_KAFKA_RESP_ERR__TIMED_OUT;
-
-		if (!code && str_eq((struct str){ m->key, m->key_len }, origin))
-			*found |= parse_record(s, m);
-		if (m)
-			rd_kafka_message_destroy(m);
-		if (code == RD_KAFKA_RESP_ERR__PARTITION_EOF)
-			return 0;
-		if (code)
-			return err_set(err, kind_of(code), "cannot read the topic of positions: %s",
-				       rd_kafka_err2str(code));
-	}
-}
-
-/* Our last record is near the end, unless others have written much since. */
-static int read_back(struct sink *s, rd_kafka_t *reader, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_topic_t *topic;
-	int64_t low, high;
-	bool found = false;
-	int failed = 0;
-	rd_kafka_resp_err_t code =
-		rd_kafka_query_watermark_offsets(reader, k->positions, 0, &low, &high, OPEN_MS);
-
-	if (code)
-		return err_set(err, kind_of(code), "cannot read the topic %s of positions: %s",
-			       k->positions, rd_kafka_err2str(code));
-	topic = rd_kafka_topic_new(reader, k->positions, NULL);
-	for (int64_t tail = 1000; !failed && !found; tail *= 100) {
-		int64_t from = high - tail > low ? high - tail : low;
-
-		if (rd_kafka_consume_start(topic, 0, from))
-			failed = err_set(err, ERR_RETRY, "cannot read the topic of positions");
-		else
-			failed = read_tail(s, topic, &found, err);
-		rd_kafka_consume_stop(topic, 0);
-		if (from == low)
-			break;
-	}
-	rd_kafka_topic_destroy(topic);
-	return failed;
-}
-
-static int read_position(struct sink *s, struct err *err)
-{
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	rd_kafka_t *reader;
-	int failed;
-
-	if (configure(conf, &s->url, err) || set(conf, "isolation.level", "read_committed", err) ||
-	    set(conf, "enable.partition.eof", "true", err) || set(conf, "group.id", "", err)) {
-		rd_kafka_conf_destroy(conf);
-		return -1;
-	}
-	reader = make(s, RD_KAFKA_CONSUMER, conf, err);
-	if (!reader)
-		return -1;
-	failed = read_back(s, reader, err);
-	rd_kafka_destroy(reader);
-	return failed;
-}
-
-/* Whether the topic exists; ERR_NONE in *err when it only does not. */
-static int find_positions(struct sink *s, rd_kafka_topic_t *topic, struct err *err)
-{
-	struct kafka *k = s->state;
-	const struct rd_kafka_metadata *md;
-	rd_kafka_resp_err_t code = rd_kafka_metadata(k->rk, 0, topic, &md, OPEN_MS);
-
-	err->kind = ERR_NONE;
-	if (!code) {
-		code = md->topics[0].err;
-		rd_kafka_metadata_destroy(md);
-	}
-	if (!code)
-		return 0;
-	if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-	    code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
-		return -1;
-	return err_set(err, kind_of(code), "the topic %s of positions: %s", k->positions,
-		       rd_kafka_err2str(code));
-}
-
-static rd_kafka_resp_err_t take_created(rd_kafka_event_t *event)
-{
-	const rd_kafka_CreateTopics_result_t *result = rd_kafka_event_CreateTopics_result(event);
-	rd_kafka_resp_err_t code = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
-	size_t n = 0;
-
-	if (!code && result) {
-		const rd_kafka_topic_result_t **each =
-			rd_kafka_CreateTopics_result_topics(result, &n);
-
-		code = n ? rd_kafka_topic_result_error(each[0]) : 0;
-	}
-	rd_kafka_event_destroy(event);
-	return code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS ? 0 : code;
-}
-
-static int make_positions(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	char why[200];
-	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(k->positions, 1, -1, why, sizeof(why));
-	rd_kafka_queue_t *queue = rd_kafka_queue_new(k->rk);
-	rd_kafka_AdminOptions_t *options =
-		rd_kafka_AdminOptions_new(k->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
-	rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR__INVALID_ARG;
-
-	if (topic) {
-		/* Small segments, so that little of what is compacted has to be read. */
-		rd_kafka_NewTopic_set_config(topic, "cleanup.policy", "compact");
-		rd_kafka_NewTopic_set_config(topic, "segment.ms", "600000");
-		rd_kafka_NewTopic_set_config(topic, "min.cleanable.dirty.ratio", "0.1");
-		rd_kafka_AdminOptions_set_request_timeout(options, OPEN_MS, NULL, 0);
-		rd_kafka_CreateTopics(k->rk, &topic, 1, options, queue);
-		code = take_created(rd_kafka_queue_poll(queue, OPEN_MS));
-		rd_kafka_NewTopic_destroy(topic);
-	}
-	rd_kafka_AdminOptions_destroy(options);
-	rd_kafka_queue_destroy(queue);
-	if (!code)
-		return 0;
-	return err_set(err, code == RD_KAFKA_RESP_ERR__TIMED_OUT ? ERR_RETRY : ERR_CONFIG,
-		       "cannot make the topic %s of positions: %s; make it with one partition and "
-		       "cleanup.policy=compact",
-		       k->positions, rd_kafka_err2str(code));
-}
-
-static int have_positions(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_topic_t *topic = rd_kafka_topic_new(k->rk, k->positions, NULL);
-	int failed;
-
-	if (!topic)
-		return err_set(err, ERR_CONFIG, "\"%s\" is no name for a topic", k->positions);
-	failed = find_positions(s, topic, err);
-	if (failed && err->kind == ERR_NONE)
-		failed = make_positions(s, err);
-	rd_kafka_topic_destroy(topic);
-	return failed;
-}
-
-/* The transaction that an earlier process left open is aborted before the position is read. */
-static int begin_exactly_once(struct sink *s, struct err *err)
-{
-	struct kafka *k = s->state;
-	rd_kafka_error_t *e = rd_kafka_init_transactions(k->rk, OPEN_MS);
-
-	if (e)
-		return txn_failed(s, e, "begin as a transactional producer", err);
-	s->held = (struct position){ 0 };
-	if (have_positions(s, err) || read_position(s, err))
-		return -1;
-	k->whole = s->held;
-	return 0;
 }
 
 /* ---- sending ---- */
@@ -816,7 +327,7 @@ static bool plain(unsigned char c)
 
 static const char *topic_fault(struct str name)
 {
-	if (name.n == 0 || name.n > TOPIC_MAX)
+	if (name.n == 0 || name.n > KAFKA_TOPIC_MAX)
 		return "its topic's name is empty or longer than 249 bytes";
 	for (size_t i = 0; i < name.n; i++)
 		if (!plain((unsigned char)name.p[i]) && !strchr(".-", name.p[i]))
@@ -828,11 +339,11 @@ static const char *topic_fault(struct str name)
 static rd_kafka_topic_t *find_topic(struct kafka *k, struct str name)
 {
 	uint32_t h = 2166136261u;
-	struct topic **bucket, *t;
+	struct kafka_topic **bucket, *t;
 
 	for (size_t i = 0; i < name.n; i++)
 		h = (h ^ (unsigned char)name.p[i]) * 16777619u;
-	bucket = &k->topics[h % BUCKETS];
+	bucket = &k->topics[h % KAFKA_BUCKETS];
 	for (t = *bucket; t; t = t->next)
 		if (str_eq((struct str){ t->name, t->n }, name))
 			return t->handle;
@@ -876,7 +387,7 @@ static int refuse(struct sink *s, uint64_t seq, const char *why, struct err *err
 {
 	struct kafka *k = s->state;
 
-	if (k->positions && txn_commit(s, err))
+	if (k->positions && kafka_txn_commit(s, err))
 		return -1;
 	sink_refuse(s, seq, why);
 	return k->positions ? err_set(err, ERR_RETRY, "a message is refused: %s", why) : 0;
@@ -898,11 +409,11 @@ static int send_one(struct sink *s, const struct batch *b, uint32_t i, struct er
 		return refuse(s, b->first + i,
 			      "it is larger than p.message.max.bytes (of librdkafka) allows", err);
 	if (code && code != RD_KAFKA_RESP_ERR__FATAL)
-		return err_set(err, kind_of(code), "%s", rd_kafka_err2str(code));
+		return err_set(err, kafka_kind(code), "%s", rd_kafka_err2str(code));
 	if (code && !k->fatal_ms)
 		k->fatal_ms = clock_ms();
-	if (!code && k->outstanding++ == 0)
-		k->heard_ms = clock_ms();
+	if (!code)
+		kafka_count(k);
 	return 0;
 }
 
@@ -911,7 +422,7 @@ static int kafka_send(struct sink *s, const struct batch *b, uint32_t from, uint
 {
 	struct kafka *k = s->state;
 
-	if (k->positions && txn_begin(s, err))
+	if (k->positions && kafka_txn_begin(s, err))
 		return -1;
 	for (uint32_t i = from; i < to; i++) {
 		if (send_one(s, b, i, err))
@@ -928,7 +439,7 @@ static int kafka_poll(struct sink *s, int timeout_ms, struct err *err)
 	struct kafka *k = s->state;
 
 	if (k->in_txn && (timeout_ms || k->txn_n >= TXN_MESSAGES))
-		return txn_commit(s, err);
+		return kafka_txn_commit(s, err);
 	return listen_for(s, timeout_ms, err);
 }
 
@@ -936,14 +447,14 @@ static int kafka_flush(struct sink *s, struct err *err)
 {
 	struct kafka *k = s->state;
 
-	return k->positions ? txn_commit(s, err) : settle(s, err);
+	return k->positions ? kafka_txn_commit(s, err) : kafka_settle(s, err);
 }
 
 const struct sink_driver sink_kafka = {
 	.name = "kafka",
 	.schemes = (const char *const[]){ "kafka", NULL },
 	.help = "kafka://HOST:9092,.../TOPIC  produces to Kafka; taken when all replicas have it",
-	.params = params,
+	.params = kafka_params,
 	.address = "{db}.{schema}.{table}",
 	.address_in_path = true,
 	.address_plain = plain,

@@ -1,42 +1,50 @@
-"""Kafka for the tests: librdkafka's mock cluster in a process of its own, read with kcat."""
+"""Kafka for the tests, read with kcat: librdkafka's mock cluster, which every machine with the library
+has, and kfake, a broker in Go, for what the mock lacks."""
 import collections
+import ctypes
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
+import tempfile
+
+import pytest
 
 import herald
 import postgres
 
-PROGRAM = os.path.join(os.path.dirname(herald.PROGRAM), "kafka_mock")
+FOLDER = os.path.dirname(herald.PROGRAM)
 PRODUCE, INIT_PRODUCER_ID = 0, 22  # API keys
-TOO_LARGE, INVALID_RECORD, AUTHORIZATION = 10, 87, 29  # error codes
+NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error codes
 
 Message = collections.namedtuple("Message", "topic partition offset key id body")
 
 
-class Kafka:
-    """A cluster: Kafka(brokers=3). Its data lives as long as the process."""
+def die_along():
+    ctypes.CDLL(None).prctl(postgres.PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def __init__(self, brokers=1):
-        self.process = subprocess.Popen([PROGRAM, str(brokers)], text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, start_new_session=True)
+
+class Broker:
+    """What both have. `brokers` is what clients are told."""
+
+    process = None
+    options = ()  # of kcat
+
+    def spawn(self, *argv):
+        self.process = subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        start_new_session=True, preexec_fn=die_along)
         self.brokers = self.process.stdout.readline().strip()
-        assert self.brokers, "the mock cluster did not start"
+        assert self.brokers, f"{argv[0]} did not start"
 
-    def tell(self, *words):
-        """Gives the cluster a command, see kafka_mock.c."""
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        assert answer == "ok", f"{words}: {answer}"
-
-    def url(self, template="", **params):
+    def url(self, template="", user="", **params):
         query = "&".join(f"{k}={v}" for k, v in params.items())
-        return f"kafka://{self.brokers}/{template}" + (f"?{query}" if query else "")
+        return f"kafka://{user}{self.brokers}/{template}" + (f"?{query}" if query else "")
 
     def read(self, topic):
         """What kcat finds in a topic, in the order of each partition."""
-        return read(self.brokers, topic)
+        return read(self.brokers, topic, *self.options)
 
     def bodies(self, topic):
         return [json.loads(m.body) for m in self.read(topic)]
@@ -46,20 +54,69 @@ class Kafka:
         return postgres.wait_until(lambda: (lambda got: len(got) >= n and got)(self.read(topic)),
                                    f"{n} messages in {topic}", interval=0.1)
 
+    def kill9(self):
+        self.process.kill()
+        self.process.wait()
+
     def close(self):
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process and self.process.poll() is None:
+            self.kill9()
 
 
-def read(brokers, topic):
+class Mock(Broker):
+    """librdkafka's: Mock(brokers=3). Its data lives as long as the process."""
+
+    def __init__(self, brokers=1):
+        self.spawn(f"{FOLDER}/kafka_mock", str(brokers))
+
+    def tell(self, *words):
+        """Gives the cluster a command, see kafka_mock.c."""
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        assert answer == "ok", f"{words}: {answer}"
+
+
+class Kfake(Broker):
+    """The one in Go, see kfake/main.go: Kfake(user="PLAIN:me:secret"). Its data outlives it."""
+
+    def __init__(self, ready=True, options=(), **flags):
+        self.program = find_kfake()
+        self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
+        self.port = postgres.free_port()
+        self.brokers = f"127.0.0.1:{self.port}"
+        self.flags = [f"-{name}={value}" for name, value in flags.items()]
+        self.options = options
+        if ready:
+            self.start()
+
+    def start(self):
+        self.spawn(self.program, f"-port={self.port}", f"-data={self.dir}/data", *self.flags)
+        postgres.wait_until(self._answers, "kfake to start")
+
+    def _answers(self):
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def close(self):
+        super().close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def find_kfake():
+    if not os.path.exists(f"{herald.REPO}/build-test/kfake"):
+        done = subprocess.run([f"{herald.REPO}/script/fetch-kafka"], text=True, capture_output=True)
+        if done.returncode:
+            pytest.skip(f"kfake cannot be built: {done.stderr[-300:]}")
+    return f"{herald.REPO}/build-test/kfake"
+
+
+def read(brokers, topic, *options):
     done = subprocess.run(["kcat", "-C", "-q", "-e", "-J", "-b", brokers, "-t", topic, "-o", "beginning",
-                           "-X", "isolation.level=read_committed", "-X", "topic.metadata.refresh.interval.ms=500"],
+                           "-X", "isolation.level=read_committed", *options],
                           capture_output=True, timeout=postgres.LIMIT)
+    if b"Unknown topic" in done.stderr:
+        return []
     assert done.returncode == 0, done.stderr.decode()
     messages = []
     for line in done.stdout.decode().splitlines():

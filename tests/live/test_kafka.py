@@ -1,53 +1,428 @@
-"""Kafka: librdkafka's mock cluster, read with kcat."""
+"""Kafka: librdkafka's mock cluster and kfake, read with kcat."""
+import contextlib
 import json
+import os
+import random
+import socket
+import threading
 
 import pytest
 
 import delivery
 import kafka_server
+import tls
+from postgres import free_port, wait_until
+
+ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "3"))
 
 
 @pytest.fixture
-def kafka():
-    """Makes a cluster: kafka(brokers=3)."""
+def brokers():
+    """Ends what it is given: brokers(Kfake())."""
     made = []
 
-    def make(**options):
-        made.append(kafka_server.Kafka(**options))
-        return made[-1]
+    def keep(one):
+        made.append(one)
+        return one
 
-    yield make
+    yield keep
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def mock(brokers):
+    """The mock cluster with the topic "all", of one partition."""
+    cluster = brokers(kafka_server.Mock(brokers=3))
+    cluster.tell("topic", "all", 1)
+    return cluster
+
+
+@pytest.fixture
+def kfake(brokers):
+    return brokers(kafka_server.Kfake())
 
 
 def check(messages, expected, **options):
     delivery.check([json.loads(m.body) for m in messages], expected, **options)
 
 
-def test_events_arrive_with_topic_key_id_and_body(db, herald, kafka):
-    # Given a broker and a table whose name Kafka does not allow
-    broker = kafka()
+class Rows:
+    """Inserts numbered rows, one transaction each, until it is stopped."""
+
+    def __init__(self, db):
+        self.db, self.n, self.stopped = db, 0, threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        with contextlib.closing(self.db.connect()) as connection, connection.cursor() as cursor:
+            while not self.stopped.is_set():
+                cursor.execute("insert into a select generate_series(%s, %s)", (self.n + 1, self.n + 5))
+                self.n += 5
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
+        return range(1, self.n + 1)
+
+
+def test_events_arrive_with_topic_key_id_and_body(db, herald, mock):
+    # Given a table whose name Kafka does not allow
     db.sql('create table "Größe.1" (a int, b text, c text, primary key (a, b))')
-    herald(db, "--to", broker.url())
+    herald(db, "--to", mock.url())
 
     # when rows come, change and go
     db.sql("""insert into "Größe.1" values (1, 'x', 'y'); update "Größe.1" set c = 'z';
               delete from "Größe.1" """)
 
     # then they are in the table's topic, the forbidden bytes escaped, under their key
-    got = broker.wait(f"{db.name}.public.Gr-C3-B6-C3-9Fe-2E1", 3)
+    got = mock.wait(f"{db.name}.public.Gr-C3-B6-C3-9Fe-2E1", 3)
     assert [json.loads(m.body)["action"] for m in got] == ["insert", "update", "delete"]
     assert {m.key for m in got} == {'{"a":1,"b":"x"}'}
     assert [m.id for m in got] == [json.loads(m.body)["id"] for m in got]
 
 
-def test_many_events_arrive_once_and_in_order(db, herald, kafka):
-    broker = kafka(brokers=3)
-    broker.tell("topic", "all", 1)
+def test_many_events_arrive_once_and_in_order(db, herald, mock):
     delivery.make_tables(db)
-    stream = herald(db, "--to", broker.url("all"))
+    stream = herald(db, "--to", mock.url("all"))
     delivery.insert(db, 1, 3000)
     delivery.insert(db, 1, 1000, "b")
     stream.wait_confirmed(db)
-    check(broker.read("all"), {"a": range(1, 3001), "b": range(1, 1001)})
+    check(mock.read("all"), {"a": range(1, 3001), "b": range(1, 1001)})
+
+
+def test_events_of_a_key_and_those_without_one_stay_in_a_partition(db, herald, mock):
+    mock.tell("topic", "many", 8)
+    db.sql("create table a (n int primary key, body text); create table k (n int, body text)")
+    stream = herald(db, "--to", mock.url("many"))
+    db.sql("insert into a select generate_series(1, 50); insert into k select generate_series(1, 50)")
+    db.sql("update a set body = 'x'")
+    stream.wait_confirmed(db)
+    got = mock.read("many")
+    assert len(got) == 150
+    partitions = {}
+    for m in got:
+        partitions.setdefault(m.key or "none", set()).add(m.partition)
+    assert all(len(p) == 1 for p in partitions.values())
+    assert len(set.union(*partitions.values())) > 1
+
+
+def test_brokers_that_are_down_at_the_start_are_waited_for(db, herald, brokers):
+    # Given a broker that is down, and one event
+    kfake = brokers(kafka_server.Kfake(ready=False))
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all"), ready=False)
+    stream.wait_log("is down, trying again")
+    assert "Connection refused" in stream.err
+
+    # when it comes
+    kfake.start()
+
+    # then the event is delivered
+    stream.wait_ready(db)
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": range(1, 11)})
+
+
+def test_a_slot_stays_while_the_broker_is_down(db, herald, kfake):
+    # Case 2: given a stream whose broker is gone
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", timeout=1))
+    delivery.insert(db, 1, 1)
+    stream.wait_confirmed(db)
+    kfake.kill9()
+
+    # when something is committed
+    before = db.wal_lsn()
+    delivery.insert(db, 2, 2)
+    stream.wait_log("is down, trying again")
+
+    # then the slot does not pass it until it is delivered
+    assert db.slot_state()["confirmed"] <= before
+    kfake.start()
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": range(1, 3)}, repeats=True)
+
+
+def test_a_broker_that_is_killed_and_comes_back_has_all(db, herald, kfake):
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", timeout=2))
+    rows = Rows(db)
+    for _ in range(ROUNDS):
+        n = rows.n
+        stream.wait_until(lambda: rows.n > n + 300, "rows")
+        kfake.kill9()
+        n = rows.n
+        stream.wait_until(lambda: rows.n > n + 300, "rows")
+        kfake.start()
+    expected = rows.stop()
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": expected}, repeats=True)
+
+
+def test_a_leader_that_changes_repeats_nothing(db, herald, mock):
+    delivery.make_tables(db)
+    stream = herald(db, "--to", mock.url("all"))
+    rows = Rows(db)
+    for leader in (1, 2, 3, 1):
+        mock.tell("leader", "all", 0, leader)
+        n = rows.n
+        stream.wait_until(lambda: rows.n > n + 300, "rows")
+    expected = rows.stop()
+    stream.wait_confirmed(db)
+    check(mock.read("all"), {"a": expected})
+    assert "is down" not in stream.err
+
+
+def test_a_broker_that_goes_and_another_that_leads(db, herald, mock):
+    delivery.make_tables(db)
+    mock.tell("leader", "all", 0, 1)
+    stream = herald(db, "--to", mock.url("all", timeout=3))
+    rows = Rows(db)
+    stream.wait_until(lambda: rows.n > 300, "rows")
+    mock.tell("down", 1)
+    mock.tell("leader", "all", 0, 2)
+    stream.wait_until(lambda: rows.n > 900, "rows")
+    expected = rows.stop()
+    stream.wait_confirmed(db)
+    mock.tell("up", 1)
+    check(mock.read("all"), {"a": expected}, repeats=True)
+
+
+def test_killed_at_random_nothing_is_lost(db, herald, mock):
+    delivery.make_tables(db)
+    rows = Rows(db)
+    dice = random.Random(3)
+    for _ in range(ROUNDS):
+        stream = herald(db, "--to", mock.url("all"))
+        n = rows.n + dice.randint(10, 500)
+        stream.wait_until(lambda: rows.n > n, "rows")
+        stream.kill9()
+    expected = rows.stop()
+    stream = herald(db, "--to", mock.url("all"))
+    stream.wait_confirmed(db)
+    check(mock.read("all"), {"a": expected}, repeats=True)
+
+
+def test_killed_at_random_transactions_repeat_nothing(db, herald, kfake):
+    delivery.make_tables(db)
+    rows = Rows(db)
+    dice = random.Random(4)
+    url = kfake.url("all", transactional="shop", timeout=10)
+    for _ in range(ROUNDS):
+        stream = herald(db, "--to", url)
+        n = rows.n + dice.randint(10, 500)
+        stream.wait_until(lambda: rows.n > n, "rows")
+        stream.kill9()
+    expected = rows.stop()
+    stream = herald(db, "--to", url)
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": expected})
+
+
+def test_a_broker_killed_within_transactions_has_nothing_twice(db, herald, kfake):
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", transactional="shop", timeout=3))
+    rows = Rows(db)
+    for _ in range(ROUNDS):
+        n = rows.n
+        stream.wait_until(lambda: rows.n > n + 300, "rows")
+        kfake.kill9()
+        n = rows.n
+        stream.wait_until(lambda: rows.n > n + 300, "rows")
+        kfake.start()
+    expected = rows.stop()
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": expected})
+
+
+def test_outputs_with_the_same_transactional_id_keep_their_own_positions(db, herald, kfake):
+    # Given two outputs to one topic, of different tables
+    delivery.make_tables(db)
+    outputs = [arg for table in "ab" for arg in
+               ("--to", kfake.url("all", transactional="shop", tables=f"public.{table}"))]
+    stream = herald(db, *outputs)
+    delivery.insert(db, 1, 100)
+    delivery.insert(db, 1, 50, "b")
+    stream.wait_confirmed(db)
+    stream.kill9()
+
+    # when a goes on alone for a while, so that its position is far ahead
+    delivery.insert(db, 101, 200)
+    delivery.insert(db, 51, 100, "b")
+    stream = herald(db, *outputs)
+    stream.wait_confirmed(db)
+
+    # then all of both is there, once
+    check(kfake.read("all"), {"a": range(1, 201), "b": range(1, 101)})
+    assert len({m.key for m in kfake.read("pgherald-positions")}) == 2
+
+
+def test_a_slot_that_moved_is_noticed_by_the_position(db, herald, kfake):
+    delivery.make_tables(db)
+    url = kfake.url("all", transactional="shop")
+    stream = herald(db, "--to", url)
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    stream.stop()
+    db.sql("select pg_drop_replication_slot(%s)", (db.slot,))
+    stream = herald(db, "--to", url, ready=False)
+    assert stream.wait_exit() == 76
+
+
+def test_a_message_that_is_too_large_stops(db, herald, mock):
+    delivery.make_tables(db)
+    stream = herald(db, "--to", mock.url("all"))
+    db.sql("insert into a select 1, repeat('x', 2000000)")
+    assert stream.wait_exit() == 1
+    assert "was refused" in stream.err and "public.a" in stream.err and "message.max.bytes" in stream.err
+
+
+@pytest.mark.parametrize("params", ({}, {"transactional": "shop"}))
+def test_messages_that_are_too_large_go_to_the_dead_letters(db, herald, kfake, tmp_path, params):
+    delivery.make_tables(db)
+    dead = tmp_path / "dead.json"
+    stream = herald(db, "--to", kfake.url("all", on_refused="dead-letter", dead_letter=f"file:{dead}",
+                                          **params))
+    db.sql("insert into a select n, case when n in (5, 6, 9) then repeat('x', 2000000) end "
+           "from generate_series(1, 10) n")
+    stream.wait_confirmed(db)
+    got = kfake.bodies("all")
+    assert [e["new"]["n"] for e in got] == [1, 2, 3, 4, 7, 8, 10]
+    letters = [json.loads(line) for line in dead.read_text().splitlines()]
+    assert [json.loads(one["body"])["new"]["n"] for one in letters] == [5, 6, 9]
+
+
+@pytest.mark.parametrize("params", ({}, {"transactional": "shop"}))
+def test_a_broker_with_a_lower_limit_refuses_only_what_is_over_it(db, herald, brokers, params):
+    # Given a broker that takes less at once than the library sends by itself
+    kfake = brokers(kafka_server.Kfake(largest=20000))
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", on_refused="skip", **params))
+
+    # when there are many small rows at once, and two that are too large
+    db.sql("insert into a select n, repeat('x', case when n in (500, 501) then 30000 else 1000 end) "
+           "from generate_series(1, 1000) n")
+    stream.wait_confirmed(db)
+
+    # then only these two are left out
+    seen = {e["new"]["n"]: e["id"] for e in kfake.bodies("all")}
+    assert sorted(set(range(1, 1001)) - set(seen)) == [500, 501]
+    assert list(seen) == sorted(seen)
+    assert stream.err.count("refused event") == 2
+
+
+def test_one_bad_record_of_a_batch_is_found(db, herald, mock):
+    """The broker refuses whole batches; the mock cluster does so a given number of times."""
+    delivery.make_tables(db)
+    mock.tell("fail", kafka_server.PRODUCE, kafka_server.INVALID_RECORD, 2)
+    stream = herald(db, "--to", mock.url("all", on_refused="skip"))
+    db.sql("insert into a select generate_series(1, 200)")
+    stream.wait_confirmed(db)
+    seen = [e["new"]["n"] for e in mock.bodies("all")]
+    assert seen == list(range(2, 201))
+    assert stream.err.count("refused event") == 1
+
+
+def test_a_missing_topic_is_said(db, herald, brokers):
+    kfake = brokers(kafka_server.Kfake(auto="false"))
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all"))
+    delivery.insert(db, 1, 1)
+    assert stream.wait_exit() == 78
+    assert "no topic all" in stream.err and "kafka-topics" in stream.err
+
+
+def test_a_topic_that_may_not_be_written_is_said(db, herald, mock):
+    mock.tell("topic-error", "all", kafka_server.AUTHORIZATION)
+    delivery.make_tables(db)
+    stream = herald(db, "--to", mock.url("all"))
+    delivery.insert(db, 1, 1)
+    assert stream.wait_exit() == 78
+    assert "authorization failed" in stream.err.lower()
+
+
+@pytest.mark.parametrize("method", ("PLAIN", "SCRAM-SHA-256"))
+def test_a_password_is_shown_to_the_broker_and_to_nobody_else(db, herald, brokers, method):
+    kfake = brokers(kafka_server.Kfake(
+        user=f"{method}:me:s3cret",
+        options=("-X", "security.protocol=SASL_PLAINTEXT", "-X", f"sasl.mechanisms={method}",
+                 "-X", "sasl.username=me", "-X", "sasl.password=s3cret")))
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", user="me:s3cret@", sasl=method))
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": range(1, 11)})
+    stream.stop()
+    wrong = herald(db, "--to", kfake.url("all", user="me:wr0ng@", sasl=method), ready=False)
+    assert wrong.wait_exit() == 78
+    assert "look at user and password" in wrong.err
+    assert "s3cret" not in stream.err and "wr0ng" not in wrong.err
+
+
+def test_wrong_properties_are_said_without_their_secrets(db, herald, mock):
+    for params, word in (({"p.no.such": "x"}, "no.such"), ({"p.linger.ms": "soon"}, "linger.ms"),
+                         ({"p.bootstrap.servers": "x"}, "cannot be set"),
+                         ({"p.ssl.key.pem": "s3cret"}, "ssl.key"), ({"nonsense": "1"}, "nonsense")):
+        stream = herald(db, "--to", mock.url("all", **params), ready=False)
+        assert stream.wait_exit() == 78, params
+        assert word in stream.err and "s3cret" not in stream.err
+
+
+def test_tls_is_verified(db, herald, brokers, tmp_path):
+    # Given a broker with a certificate of a private authority, for 127.0.0.1
+    ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
+    cert, key = ca.issue("127.0.0.1")
+    options = ("-X", "security.protocol=SSL", "-X", f"ssl.ca.location={ca.cert}")
+    kfake = brokers(kafka_server.Kfake(cert=f"{cert}:{key}", options=options))
+    delivery.make_tables(db)
+
+    # then who knows the authority is served
+    stream = herald(db, "--to", kfake.url("all", ca=ca.cert))
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    check(kfake.read("all"), {"a": range(1, 11)})
+    stream.stop()
+
+    # and who knows another or none, or means another host, is told
+    for params in ({"ca": other.cert}, {"tls": "true"}):
+        stream = herald(db, "--to", kfake.url("all", **params), ready=False)
+        assert stream.wait_exit() == 78, params
+        assert "verify failed" in stream.err
+    cert, key = ca.issue("elsewhere.example")
+    kfake = brokers(kafka_server.Kfake(cert=f"{cert}:{key}"))
+    stream = herald(db, "--to", kfake.url("all", ca=ca.cert), ready=False)
+    assert stream.wait_exit() == 78
+    assert "verify failed" in stream.err
+
+
+def test_debezium_deletes_are_followed_by_tombstones(db, herald, mock):
+    db.sql("create table t (id int primary key, v text); create table k (v text)")
+    stream = herald(db, "--to", mock.url("all", format="debezium"))
+    db.sql("insert into t values (1, 'a'); update t set v = 'b'; update t set id = 2; delete from t;"
+           "insert into k values ('x')")
+    stream.wait_confirmed(db)
+    got = [(m.key, m.body and json.loads(m.body)["op"], m.id) for m in mock.read("all")]
+    one, two = '{"id":1}', '{"id":2}'
+    assert [(key, op) for key, op, _ in got] == [
+        (one, "c"), (one, "u"),
+        (one, "d"), (one, None), (two, "c"),  # the key changed
+        (two, "d"), (two, None), ("", "c")]
+    ids = [i for *_, i in got]
+    assert len(set(ids)) == len(ids)
+    assert ids[3] == ids[2] + ".1" and ids[4] == ids[2] + ".2"
+
+
+def test_case_19_a_changed_key_beside_a_long_value(db, herald, mock):
+    db.sql("create table t (id int primary key, v text); alter table t alter v set storage external")
+    stream = herald(db, "--to", mock.url("all", format="debezium"))
+    db.sql("insert into t select 1, repeat('x', 9000)")
+    db.sql("update t set id = 2")
+    stream.wait_confirmed(db)
+    got = mock.read("all")
+    assert [m.key for m in got] == ['{"id":1}', '{"id":1}', '{"id":1}', '{"id":2}']
+    created = json.loads(got[3].body)
+    assert created["op"] == "c" and created["before"] is None
+    assert created["after"] == {"id": 2, "v": "__debezium_unavailable_value"}
