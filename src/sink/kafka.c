@@ -190,6 +190,20 @@ static bool listen_now(struct sink *s)
 	return any;
 }
 
+/* Messages of a topic that may not be used wait without a word: the reason is with the topic. */
+static void ask_topics(struct kafka *k)
+{
+	const struct rd_kafka_metadata *md;
+
+	if (rd_kafka_metadata(k->rk, 0, NULL, &md, 2000))
+		return;
+	for (int i = 0; i < md->topic_cnt; i++)
+		if (kafka_kind(md->topics[i].err) == ERR_CONFIG && !k->err.kind)
+			err_set(&k->err, ERR_CONFIG, "topic %s: %s", md->topics[i].topic,
+				rd_kafka_err2str(md->topics[i].err));
+	rd_kafka_metadata_destroy(md);
+}
+
 #define FATAL_WAIT_MS 1000
 
 /* Whether the connection has failed. What made the producer fatal is reported beside it, and may
@@ -201,9 +215,11 @@ static int verdict(struct sink *s, struct err *err)
 
 	if (k->fatal_ms && now - k->fatal_ms >= FATAL_WAIT_MS)
 		over(k, ERR_RETRY, "the producer cannot go on: ", k->last);
-	if (k->outstanding && now - k->heard_ms >= k->stall_ms)
+	if (k->outstanding && now - k->heard_ms >= k->stall_ms && !k->err.kind) {
+		ask_topics(k);
 		over(k, ERR_RETRY,
 		     "the brokers acknowledge nothing: ", k->last[0] ? k->last : "no word from them");
+	}
 	if (!k->err.kind)
 		return 0;
 	*err = k->err;
@@ -331,7 +347,8 @@ static const char *topic_fault(struct str name)
 		return "its topic's name is empty or longer than 249 bytes";
 	for (size_t i = 0; i < name.n; i++)
 		if (!plain((unsigned char)name.p[i]) && !strchr(".-", name.p[i]))
-			return "its topic's name has bytes other than letters, digits, '.', '_', "
+			return "its topic's name has bytes other than letters, digits, "
+			       "'.', '_', "
 			       "'-'";
 	return NULL;
 }
@@ -453,7 +470,8 @@ static int kafka_flush(struct sink *s, struct err *err)
 const struct sink_driver sink_kafka = {
 	.name = "kafka",
 	.schemes = (const char *const[]){ "kafka", NULL },
-	.help = "kafka://HOST:9092,.../TOPIC  produces to Kafka; taken when all replicas have it",
+	.help = "kafka://HOST:9092,.../TOPIC  produces to Kafka; taken when all replicas "
+		"have it",
 	.params = kafka_params,
 	.address = "{db}.{schema}.{table}",
 	.address_in_path = true,

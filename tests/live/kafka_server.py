@@ -78,7 +78,8 @@ class Mock(Broker):
 
 
 class Kfake(Broker):
-    """The one in Go, see kfake/main.go: Kfake(user="PLAIN:me:secret"). Its data outlives it."""
+    """The one in Go, see kfake/main.go: Kfake(user="PLAIN:me:secret"). Its data outlives stop(), but
+    not kill9(): the list of topics is only written at the end."""
 
     def __init__(self, ready=True, options=(), **flags):
         self.program = find_kfake()
@@ -93,6 +94,10 @@ class Kfake(Broker):
     def start(self):
         self.spawn(self.program, f"-port={self.port}", f"-data={self.dir}/data", *self.flags)
         postgres.wait_until(self._answers, "kfake to start")
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(postgres.LIMIT)
 
     def _answers(self):
         with socket.socket() as s:

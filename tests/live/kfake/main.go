@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func main() {
@@ -49,6 +50,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// librdkafka looks for version 0 of the handshake, which all brokers have, before it uses 1.
+	cluster.ControlKey(18, func(request kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if *user == "" {
+			return nil, nil, false
+		}
+		response := request.ResponseKind().(*kmsg.ApiVersionsResponse)
+		for _, k := range [][3]int16{{0, 3, 9}, {1, 4, 11}, {2, 0, 5}, {3, 0, 9}, {10, 0, 3}, {17, 0, 1},
+			{18, 0, 3}, {19, 0, 5}, {22, 0, 4}, {24, 0, 3}, {26, 0, 3}, {36, 0, 2}} {
+			key := kmsg.NewApiVersionsResponseApiKey()
+			key.ApiKey, key.MinVersion, key.MaxVersion = k[0], k[1], k[2]
+			response.ApiKeys = append(response.ApiKeys, key)
+		}
+		return response, nil, true
+	})
 	fmt.Println(strings.Join(cluster.ListenAddrs(), ","))
 	io.Copy(io.Discard, os.Stdin)
 	cluster.Close()
