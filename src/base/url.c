@@ -222,9 +222,19 @@ void url_encode(struct strbuf *out, struct str text)
 
 bool url_is_secret(struct str name)
 {
-	static const char *const words[] = { "password",   "passwd",  "secret",       "token",
-					     "credential", "api_key", "apikey",       "access_key",
-					     "scram_",     "api-key", "authorization" };
+	static const char *const words[] = { "password",
+					     "passwd",
+					     "secret",
+					     "token",
+					     "credential",
+					     "api_key",
+					     "apikey",
+					     "access_key",
+					     "scram_",
+					     "api-key",
+					     "authorization",
+					     ".pem",
+					     "oauthbearer.config" };
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
 		size_t n = strlen(words[i]);

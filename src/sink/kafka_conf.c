@@ -30,7 +30,7 @@ static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struc
 
 	if (!value || rd_kafka_conf_set(conf, name, value, why, sizeof(why)) == RD_KAFKA_CONF_OK)
 		return 0;
-	if (url_is_secret(str_c(name)) || strstr(name, "pem"))
+	if (url_is_secret(str_c(name)))
 		snprintf(why, sizeof(why), "its value is wrong");
 	return err_set(err, ERR_CONFIG, "librdkafka's property %s: %s", name, why);
 }
@@ -115,6 +115,7 @@ static int configure(rd_kafka_conf_t *conf, const struct url *url, struct err *e
 		{ "enable.idempotence", "true" },
 		{ "acks", "all" },
 		{ "linger.ms", "1" },
+		{ "sticky.partitioning.linger.ms", "0" }, /* or keyless messages part */
 		{ "queue.buffering.max.messages", "100000" },
 		{ "queue.buffering.max.kbytes", "131072" },
 		{ "topic.metadata.propagation.max.ms", "10000" },

@@ -67,9 +67,9 @@ class Mosquitto:
         self.process.kill()
         self.process.wait()
 
-    def url(self, template="", **params):
+    def url(self, template="", scheme="mqtt", user="", **params):
         query = "&".join(f"{k}={v}" for k, v in params.items())
-        return f"mqtt://127.0.0.1:{self.port}/{template}" + (f"?{query}" if query else "")
+        return f"{scheme}://{user}127.0.0.1:{self.port}/{template}" + (f"?{query}" if query else "")
 
     def subscribe(self, topic="#", *args):
         """Reads from now on, with a session that outlives the broker."""
@@ -109,9 +109,18 @@ class Subscriber:
             properties = m.get("properties", {}).get("user-properties", {})
             self.messages.append(Message(m["topic"], m["retain"], properties.get("id"), m["payload"]))
 
-    def wait(self, n):
-        postgres.wait_until(lambda: len(self.messages) >= n, f"{n} messages")
+    def wait_for(self, condition):
+        postgres.wait_until(condition, "messages")
         return list(self.messages)
+
+    def wait(self, n):
+        return self.wait_for(lambda: len(self.messages) >= n)
+
+    def wait_back(self, broker):
+        """Waits until it has its subscription again, from a broker that had forgotten it."""
+        seen = f": {self.name} 1 "
+        before = broker.log().count(seen) - 1
+        postgres.wait_until(lambda: broker.log().count(seen) > before, "the subscription")
 
     def close(self):
         if self.process.poll() is None:

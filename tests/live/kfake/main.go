@@ -65,6 +65,19 @@ func main() {
 		}
 		return response, nil, true
 	})
+	// A wrong password is answered, as brokers do, and not only met with silence.
+	cluster.ControlKey(36, func(request kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		p := strings.SplitN(*user, ":", 3)
+		r := request.(*kmsg.SASLAuthenticateRequest)
+		if p[0] != "PLAIN" || string(r.SASLAuthBytes) == "\x00"+p[1]+"\x00"+p[2] {
+			return nil, nil, false
+		}
+		response := r.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		response.ErrorCode = 58
+		response.ErrorMessage = kmsg.StringPtr("Authentication failed: Invalid username or password")
+		return response, nil, true
+	})
 	fmt.Println(strings.Join(cluster.ListenAddrs(), ","))
 	io.Copy(io.Discard, os.Stdin)
 	cluster.Close()
