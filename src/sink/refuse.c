@@ -65,6 +65,12 @@ static void nap(void)
 /* Outputs may share their sink for dead letters. */
 static pthread_mutex_t letters = PTHREAD_MUTEX_INITIALIZER;
 
+/* Where a letter goes: the URL says it, or the driver's own address where that is no template. */
+static const char *letter_address(const struct sink *dead)
+{
+	return strchr(dead->addresses, '{') ? "dead-letter" : dead->addresses;
+}
+
 /* Puts a letter into the dead sink's queue; returns its number there, 0 when there is no room. */
 static uint64_t post(struct sink *s, const struct batch *b, uint32_t i, const char *why)
 {
@@ -82,7 +88,7 @@ static uint64_t post(struct sink *s, const struct batch *b, uint32_t i, const ch
 		put_letter(&letter->body, s, b, i, why);
 		m->n = letter->body.n;
 		strbuf_ch(&letter->body, '\n');
-		strbuf_str(&letter->meta, str_c(dead->addresses));
+		strbuf_str(&letter->meta, str_c(letter_address(dead)));
 		m->address_n = (uint32_t)letter->meta.n;
 		strbuf_str(&letter->meta, batch_key(b, i));
 		m->key_n = (uint32_t)letter->meta.n - m->address_n;

@@ -1,4 +1,5 @@
 """RabbitMQ: what arrives, what is refused, and what a broker that goes and comes back gets."""
+import base64
 import json
 import os
 import random
@@ -355,6 +356,28 @@ def test_a_message_too_large_goes_to_the_dead_letters(db, herald, new_rabbit, tm
     letters = [json.loads(line) for line in dead.read_text().splitlines()]
     assert [json.loads(one["body"])["new"]["n"] for one in letters] == [1, 3]
     assert all("100000" in one["reason"] for one in letters)
+    stream.stop()
+
+
+def test_dead_letters_can_go_to_an_exchange(db, herald, rabbit):
+    # Given a queue for one table, and another exchange for what is refused
+    make_tables(db)
+    queue, dead = rabbit.bind(db.name, "public.a.*"), rabbit.bind(f"{db.name}.dead")
+    stream = herald(db, "--dead-letter", rabbit.url(exchange=f"{db.name}.dead"),
+                    "--to", rabbit.url(exchange=db.name, on_refused="dead-letter", compress="brotli"))
+    insert(db, 1, 3)
+    insert(db, 1, 3, table="b")
+    stream.wait_confirmed(db)
+
+    # then it has the refused ones with all that is needed to send them again
+    assert rabbit.count(queue) == 3
+    letters = rabbit.take(dead)
+    assert [m.key for m in letters] == ["dead-letter"] * 3
+    for n, letter in enumerate((json.loads(m.body) for m in letters), 1):
+        assert letter["address"] == "public.b.insert" and letter["table"] == "public.b"
+        assert letter["encoding"] == "br"
+        assert json.loads(unpack(base64.b64decode(letter["body_base64"]), "br"))["new"]["n"] == n
+    assert "password" not in stream.err and "guest:guest" not in stream.err
     stream.stop()
 
 
