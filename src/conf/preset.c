@@ -119,13 +119,18 @@ int preset_find(const struct preset **preset, int argc, char **argv, struct err 
 	return name ? find_name(preset, name, err) : 0;
 }
 
+static char lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
 /* Whether both are the same but for case, dashes and underscores; b has none of these. */
 static bool is_word(struct str a, const char *b)
 {
 	for (size_t i = 0; i < a.n; i++) {
-		if (a.p[i] == '-' || a.p[i] == '_')
-			continue;
-		if (tolower((unsigned char)a.p[i]) != *b++)
+		char c = lower(a.p[i]);
+
+		if (c != '-' && c != '_' && c != *b++)
 			return false;
 	}
 	return !*b;

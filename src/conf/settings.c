@@ -240,7 +240,7 @@ static int look_ahead(struct settings *s, struct args a)
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
-		if (!arg.option)
+		if (arg.word)
 			continue;
 		if (strcmp(arg.option->name, "help") == 0) {
 			s->help = true;
@@ -254,6 +254,17 @@ static int look_ahead(struct settings *s, struct args a)
 	return found;
 }
 
+static int take_arg(struct settings *s, const struct arg *arg, struct err *err)
+{
+	if (arg->word)
+		return preset_set(s, arg->word, arg->value, err);
+	if (set(s, arg->option, str_c(arg->value), err))
+		return -1;
+	if (arg->negated)
+		*(bool *)field(s, arg->option) ^= true;
+	return 0;
+}
+
 static int read_arguments(struct settings *s, struct args a)
 {
 	bool seen_to = false;
@@ -261,17 +272,14 @@ static int read_arguments(struct settings *s, struct args a)
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
-		if (arg.option && arg.option->type == OPTION_OUTPUT && !seen_to) {
+		if (!arg.word && arg.option->type == OPTION_OUTPUT && !seen_to) {
 			s->noutputs = 0;
 			seen_to = true;
 		}
-		if (arg.word ? preset_set(s, arg.word, arg.value, a.err)
-			     : set(s, arg.option, str_c(arg.value), a.err)) {
+		if (take_arg(s, &arg, a.err)) {
 			a.err->kind = ERR_USAGE;
 			return err_add(a.err, "%.*s", STR_ARG(arg.shown));
 		}
-		if (arg.negated)
-			*(bool *)field(s, arg.option) ^= true;
 	}
 	return found;
 }

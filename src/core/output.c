@@ -60,7 +60,7 @@ enum sink_refusal output_refusal(const struct output_settings *os)
 {
 	enum sink_refusal r = REFUSED_STOP;
 
-	while (!is(os->on_refused, refusals[r]))
+	while (r < REFUSED_DEAD_LETTER && !is(os->on_refused, refusals[r]))
 		r++;
 	return r;
 }

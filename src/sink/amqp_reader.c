@@ -128,7 +128,7 @@ static int reader_amqp_open(struct reader *r, struct err *err)
 		.ca = reader_text(r, "ca"),
 		.cert = reader_text(r, "cert"),
 		.cert_key = reader_text(r, "cert_key"),
-		.heartbeat = atoi(reader_text(r, "heartbeat")),
+		.heartbeat = (int)strtol(reader_text(r, "heartbeat"), NULL, 10),
 		.label = "pgherald consume",
 	};
 	struct strbuf queue = { 0 };
