@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+import tempfile
 
 import pytest
 
@@ -464,16 +465,15 @@ def test_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, 
 
 
 @pytest.fixture(scope="session")
-def tls(tmp_path_factory):
+def tls():
     """A broker with a certificate of a private authority for localhost and one of another."""
-    folder = tmp_path_factory.mktemp("tls")
-    ours, other = Authority(folder), Authority(folder, "other")
-    for path in (folder, *folder.parents[:3]):
-        os.chmod(path, 0o755)
-    cert, key = ours.issue("localhost", owner=amqp_server.owner())
-    with Rabbit(tls=(ours.cert, cert, key)) as broker:
-        broker.ours, broker.other = ours, other
-        yield broker
+    with tempfile.TemporaryDirectory(prefix="pgherald-tls-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)  # pytest's own folders are closed to the broker's user
+        ours, other = Authority(folder), Authority(folder, "other")
+        cert, key = ours.issue("localhost", owner=amqp_server.owner())
+        with Rabbit(tls=(ours.cert, cert, key)) as broker:
+            broker.ours, broker.other = ours, other
+            yield broker
 
 
 def test_a_private_authority_is_trusted_when_named(db, herald, tls):
