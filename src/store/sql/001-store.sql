@@ -1,0 +1,461 @@
+-- pgherald's event store, for PostgreSQL 13 and later: streams, events, the feed.
+--
+-- psql can run this file as it is; "herald" at the beginning of a word is the name of the schema and
+-- of its roles (herald_writer, herald_reader), so another name is:
+--
+--     sed 's/\bherald/audit/g' 001-store.sql | psql -1 -f -
+--
+-- pgherald store init does the same, once for each file, in order. Ids of streams are text, or uuids
+-- where the session says so first: set pgherald.stream_id_type = 'uuid'.
+--
+-- Why the order is right is argued in docs/store-order.md; tests/model/feed.pml is its model.
+
+create schema herald;
+
+comment on schema herald is 'pgherald''s event store';
+
+create table herald.migration (
+	number integer primary key,
+	name text not null,
+	applied timestamptz not null default now()
+);
+
+do $$
+begin
+	execute format('create domain herald.stream_id as %s',
+		case coalesce(current_setting('pgherald.stream_id_type', true), '')
+			when 'uuid' then 'uuid'
+			else 'text collate "C"'
+		end);
+end
+$$;
+
+-- A stream's row is its lock: who appends updates it first and holds it until the end of the
+-- transaction. It is never deleted, so that neither a number nor a version is ever used again.
+create table herald.stream (
+	number bigint generated always as identity primary key,
+	category text collate "C" not null check (category <> ''),
+	id herald.stream_id not null,
+	version bigint not null, -- of the last event
+	deleted boolean not null default false,
+	unique (category, id)
+) with (fillfactor = 80); -- room for the next version on the same page: no index is touched
+
+create table herald.entry (
+	stream_number bigint not null,
+	version bigint not null,
+	time timestamptz not null default clock_timestamp(),
+	id uuid not null,
+	redacted boolean not null default false,
+	type text not null check (type <> ''),
+	topic text,
+	data jsonb not null,
+	metadata jsonb,
+	primary key (stream_number, version),
+	constraint entry_id_key unique (id)
+);
+
+-- Positions are drawn just before commit. CACHE must stay 1 and a position must fit 48 bits.
+create sequence herald.feed_position as bigint maxvalue 281474976710655 cache 1 no cycle;
+
+-- The one order of all committed events. It repeats what subscriptions ask for, so that they can be
+-- served from this narrow table alone.
+create table herald.feed (
+	position bigint primary key,
+	stream_number bigint not null,
+	version bigint not null,
+	category text collate "C" not null,
+	type text not null,
+	topic text,
+	constraint feed_event_key unique (stream_number, version)
+);
+
+alter sequence herald.feed_position owned by herald.feed.position;
+
+-- All committed events. Order and page by herald.read only: the latest of these may still be followed
+-- by smaller positions.
+create view herald.event as
+select f.position, f.category, s.id::text as stream, e.version, e.id, e.type, e.data,
+	coalesce(e.metadata, '{}') as metadata, e.topic, e.time
+from herald.feed f
+join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
+join herald.stream s on s.number = f.stream_number;
+
+-- Marks: advisory locks with one 64-bit key. The upper 16 bits tell this store: 7 and 12 bits out of
+-- the schema's name, so that another store of the database does not hold this one up. The lower 48
+-- bits are a value of the sequence.
+create function herald.mark_tag() returns bigint
+language sql immutable as $$
+	select (28672 + (hashtext('herald') & 4095))::bigint
+$$;
+
+-- Gives the events that a transaction has appended to a stream their positions, just before commit.
+-- The mark comes first: every position that this transaction draws is above the mark's value.
+-- One mark lasts for the transaction; the setting that remembers it goes with it, at the end or when
+-- a savepoint is rolled back.
+create function herald.publish() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	setting constant text := 'pgherald.mark_' || herald.mark_tag();
+	me constant text := pg_current_xact_id()::text;
+begin
+	if current_setting(setting, true) is distinct from me then
+		perform pg_advisory_xact_lock_shared(herald.mark_tag() << 48
+			| coalesce(pg_sequence_last_value('herald.feed_position'), 0));
+		perform set_config(setting, me, true);
+	end if;
+	insert into herald.feed (position, stream_number, version, category, type, topic)
+	select nextval('herald.feed_position'), e.*
+	from (
+		select e.stream_number, e.version, new.category, e.type, e.topic
+		from herald.entry e
+		where e.stream_number = new.number
+			and e.version > coalesce(old.version, -1) and e.version <= new.version
+		order by e.version
+	) e;
+	return null;
+end
+$$;
+
+create constraint trigger publish_new after insert on herald.stream
+	deferrable initially deferred for each row
+	when (new.version >= 0) execute function herald.publish();
+
+create constraint trigger publish_next after update of version on herald.stream
+	deferrable initially deferred for each row
+	when (new.version > old.version) execute function herald.publish();
+
+-- Also where session_replication_role says "replica": an event without a position is never read.
+alter table herald.stream enable always trigger publish_new;
+alter table herald.stream enable always trigger publish_next;
+
+-- The highest position that a LATER snapshot may read up to: nothing at or below it can still
+-- appear. The sequence is read before the marks are listed; both are true now, not as of a snapshot.
+-- Only for functions that read in a statement after this one, at READ COMMITTED.
+create function herald.horizon() returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+	last bigint;
+	mark bigint;
+begin
+	if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+		raise exception 'the feed cannot be read at isolation level %',
+			upper(current_setting('transaction_isolation'))
+			using errcode = 'PH004', hint = 'Read it at READ COMMITTED: one snapshot for a whole'
+				' transaction cannot tell which events are still to come.';
+	elsif pg_is_in_recovery() then
+		raise exception 'the feed cannot be read on a standby'
+			using errcode = 'PH004', hint = 'Events in flight are known to the primary only.';
+	end if;
+	last := coalesce(pg_sequence_last_value('herald.feed_position'), 0);
+	mark := (
+		select min((l.classid::bigint & 65535) << 32 | l.objid::bigint)
+		from pg_lock_status() l
+		where l.locktype = 'advisory' and l.objsubid = 1
+			and l.classid::bigint >> 16 = herald.mark_tag()
+			and l.database = (select d.oid from pg_database d where d.datname = current_database())
+	);
+	return least(last, mark);
+end
+$$;
+
+-- Adds events to the end of a stream. An event is {"type", "data", "metadata", "id", "topic"}; only the
+-- type is required. expected: the version that the stream must have now, -1: it must not exist, null:
+-- any. Appending the same ids to the same place again succeeds and says so (duplicate).
+-- SQLSTATEs: PH001 the stream has another version (detail: {"expected", "actual"}), PH002 an id is in
+-- use, PH003 the events cannot be understood, PH007 the stream was deleted.
+create function herald.append(category text, stream text, events jsonb, expected bigint default null,
+	out first_version bigint, out last_version bigint, out duplicate boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := append.stream;
+	n integer := 1;
+	with_ids boolean;
+	wrong text;
+	found_stream record;
+begin
+	duplicate := false;
+
+	-- The usual case in one statement: one event, an id of ours, a stream that exists.
+	if jsonb_typeof(events) = 'object' and not events ? 'id'
+		and events - '{type,data,metadata,topic}'::text[] = '{}' and events ->> 'type' <> '' then
+		with s as (
+			update herald.stream as s set version = s.version + 1
+			where s.category = append.category and s.id = wanted and not s.deleted
+				and (expected is null or s.version = expected)
+			returning s.number, s.version
+		)
+		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
+		select s.number, s.version, gen_random_uuid(), events ->> 'type',
+			coalesce(events -> 'data', '{}'), events -> 'metadata', events ->> 'topic'
+		from s
+		returning version into last_version;
+		if found then
+			first_version := last_version;
+			return;
+		end if;
+	end if;
+
+	if jsonb_typeof(events) = 'object' then
+		events := jsonb_build_array(events);
+	elsif jsonb_typeof(events) is distinct from 'array' then
+		raise exception 'events must be a JSON object or an array of objects' using errcode = 'PH003';
+	end if;
+	select count(*), coalesce(bool_or(e ->> 'id' is not null), false),
+		min(format('event %s is no object with a type and with nothing but type, data, metadata, id and topic',
+			at)) filter (where case jsonb_typeof(e) when 'object'
+				then coalesce(e ->> 'type', '') = '' or e - '{type,data,metadata,id,topic}'::text[] <> '{}'
+				else true end)
+	into n, with_ids, wrong
+	from jsonb_array_elements(events) with ordinality a (e, at);
+	if wrong is not null then
+		raise exception '%', wrong using errcode = 'PH003';
+	elsif coalesce(category, '') = '' or coalesce(stream, '') = '' then
+		raise exception 'category and stream must not be empty' using errcode = 'PH003';
+	end if;
+
+	-- The lock. Whoever is appending to this stream now is waited for, so what follows sees it.
+	loop
+		select s.number, s.version, s.deleted into found_stream
+		from herald.stream s
+		where s.category = append.category and s.id = wanted
+		for no key update;
+		exit when found;
+		if expected >= 0 then
+			perform herald.conflict(category, stream, expected, -1);
+		elsif n = 0 then
+			last_version := -1;
+			return;
+		end if;
+		insert into herald.stream as s (category, id, version)
+		values (append.category, wanted, n - 1)
+		on conflict do nothing
+		returning s.number, -1::bigint as version into found_stream;
+		if found then
+			with_ids := false; -- a stream that is new has none of them
+			expected := null;
+			exit;
+		end if;
+	end loop;
+
+	if with_ids then
+		first_version := herald.find_duplicate(found_stream.number, events);
+		if first_version is not null then
+			if expected is not null and expected <> first_version - 1 then
+				raise exception 'these events are at version % of %/% already',
+					first_version, category, stream using errcode = 'PH002';
+			end if;
+			last_version := first_version + n - 1;
+			duplicate := true;
+			return;
+		end if;
+	end if;
+
+	if found_stream.version >= 0 then -- it was there before
+		if found_stream.deleted then
+			raise exception 'stream %/% was deleted', category, stream using errcode = 'PH007';
+		elsif found_stream.version <> expected then
+			perform herald.conflict(category, stream, expected, found_stream.version);
+		elsif n > 0 then
+			update herald.stream as s set version = s.version + n where s.number = found_stream.number;
+		end if;
+	end if;
+
+	insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
+	select found_stream.number, found_stream.version + at,
+		coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
+		coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
+	from jsonb_array_elements(events) with ordinality a (e, at);
+	last_version := found_stream.version + n;
+	first_version := case when n > 0 then found_stream.version + 1 end;
+end
+$$;
+
+create function herald.conflict(category text, stream text, expected bigint, actual bigint)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+	raise exception 'stream %/% %, but %', category, stream,
+		case when expected < 0 then 'must not exist' else 'must be at version ' || expected end,
+		case when actual < 0 then 'it does not exist' else 'it is at version ' || actual end
+		using errcode = 'PH001', hint = 'Load the stream again and decide anew.',
+			detail = jsonb_build_object('expected', expected, 'actual', actual)::text;
+end
+$$;
+
+-- The version at which these events are in the stream already, in this order; null when none of
+-- their ids is in use. Anything else is an error. The caller holds the stream's lock.
+create function herald.find_duplicate(number bigint, events jsonb) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+	given bigint;
+	known bigint;
+	same bigint;
+	first bigint;
+	one record;
+begin
+	select count(e ->> 'id'), count(x.id), min(x.version - at) + 1,
+		count(x.id) filter (where x.stream_number = find_duplicate.number and x.type = e ->> 'type'
+			and (x.redacted or x.data = coalesce(e -> 'data', '{}')))
+	into given, known, first, same
+	from jsonb_array_elements(events) with ordinality a (e, at)
+	left join herald.entry x on x.id = (e ->> 'id')::uuid;
+	if known = 0 then
+		return null;
+	elsif same = given and not exists (
+		select from jsonb_array_elements(events) with ordinality a (e, at)
+		join herald.entry x on x.id = (e ->> 'id')::uuid
+		where x.version - at + 1 <> first
+	) then
+		return first;
+	end if;
+	select x.id, x.version, s.category, s.id as stream into one
+	from jsonb_array_elements(events) e
+	join herald.entry x on x.id = (e ->> 'id')::uuid
+	join herald.stream s on s.number = x.stream_number
+	order by x.version
+	limit 1;
+	raise exception 'id % is in use, at version % of %/%', one.id, one.version, one.category, one.stream
+		using errcode = 'PH002', hint = 'An id belongs to one event; repeat an append with all of its'
+			' events unchanged, or give new events new ids.';
+end
+$$;
+
+-- The version of a stream's last event; -1 when there is no such stream.
+create function herald.stream_version(category text, stream text) returns bigint
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := stream_version.stream;
+begin
+	return coalesce((select s.version from herald.stream s
+		where s.category = stream_version.category and s.id = wanted), -1);
+end
+$$;
+
+-- The events of one stream, both ends included, also those that this transaction has not committed
+-- yet; these have no position.
+create function herald.read_stream(category text, stream text, from_version bigint default 0,
+	to_version bigint default null, max_count integer default 1000, backward boolean default false)
+returns setof herald.event
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+declare
+	wanted constant herald.stream_id := read_stream.stream;
+	number constant bigint := (select s.number from herald.stream s
+		where s.category = read_stream.category and s.id = wanted);
+begin
+	if not backward then
+		return query
+		select f.position, read_stream.category, wanted::text, e.version, e.id, e.type, e.data,
+			coalesce(e.metadata, '{}'), e.topic, e.time
+		from herald.entry e
+		left join lateral (
+			select f.position from herald.feed f
+			where f.stream_number = e.stream_number and f.version = e.version
+			limit 1
+		) f on true
+		where e.stream_number = number and e.version >= from_version
+			and e.version <= coalesce(to_version, 9223372036854775807)
+		order by e.version
+		limit max_count;
+	else
+		return query
+		select f.position, read_stream.category, wanted::text, e.version, e.id, e.type, e.data,
+			coalesce(e.metadata, '{}'), e.topic, e.time
+		from herald.entry e
+		left join lateral (
+			select f.position from herald.feed f
+			where f.stream_number = e.stream_number and f.version = e.version
+			limit 1
+		) f on true
+		where e.stream_number = number and e.version >= from_version
+			and e.version <= coalesce(to_version, 9223372036854775807)
+		order by e.version desc
+		limit max_count;
+	end if;
+end
+$$;
+
+-- A page of the feed: events after a position, in order. The last position of a page is where the
+-- next begins. Nothing at or below a position that was returned can appear later.
+-- LIMIT in the look-ups keeps them look-ups whatever the statistics say.
+create function herald.read(after bigint default 0, max_count integer default 1000,
+	categories text[] default null, topics text[] default null, types text[] default null)
+returns setof herald.event
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+declare
+	horizon constant bigint := herald.horizon();
+begin
+	if horizon <= after then
+		return;
+	end if;
+	return query
+	select f.position, f.category, s.id::text, e.version, e.id, e.type, e.data,
+		coalesce(e.metadata, '{}'), e.topic, e.time
+	from (
+		select f.*
+		from herald.feed f
+		where f.position > after and f.position <= horizon
+			and (categories is null or f.category = any (categories))
+			and (topics is null or f.topic = any (topics))
+			and (types is null or f.type = any (types))
+		order by f.position
+		limit max_count
+	) f
+	cross join lateral (
+		select e.* from herald.entry e
+		where e.stream_number = f.stream_number and e.version = f.version
+		limit 1
+	) e
+	cross join lateral (
+		select s.id from herald.stream s where s.number = f.stream_number limit 1
+	) s
+	order by f.position;
+end
+$$;
+
+-- Rights. All work is done by the functions, with their owner's rights; nobody else can touch a
+-- table. Without the right to make roles the owner alone has a store, and may grant what it likes.
+revoke all on all functions in schema herald from public;
+
+do $$
+begin
+	if to_regrole('herald_writer') is null then
+		create role herald_writer;
+	end if;
+	if to_regrole('herald_reader') is null then
+		create role herald_reader;
+	end if;
+exception when insufficient_privilege then
+	raise warning 'herald_writer and herald_reader were not made: %', sqlerrm;
+end
+$$;
+
+create procedure herald.allow(role text, variadic functions text[])
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+	name text;
+begin
+	if to_regrole(role) is null then
+		return;
+	end if;
+	execute format('grant usage on schema herald to %I', role);
+	foreach name in array functions loop
+		execute format('grant execute on function herald.%I to %I', name, role);
+	end loop;
+end
+$$;
+
+revoke all on procedure herald.allow from public;
+
+call herald.allow('herald_writer', 'append', 'read_stream', 'stream_version');
+call herald.allow('herald_reader', 'read', 'read_stream', 'stream_version');
+
+do $$
+begin
+	if to_regrole('herald_reader') is not null then
+		grant select on herald.event to herald_reader;
+	end if;
+end
+$$;
+
+insert into herald.migration (number, name) values (1, 'store');
