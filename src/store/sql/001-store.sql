@@ -162,8 +162,10 @@ $$;
 -- Adds events to the end of a stream. An event is {"type", "data", "metadata", "id", "topic"}; only the
 -- type is required. expected: the version that the stream must have now, -1: it must not exist, null:
 -- any. Appending the same ids to the same place again succeeds and says so (duplicate).
+-- The stream's row and the events are always written by one statement: the trigger must find the
+-- events even where SET CONSTRAINTS ALL IMMEDIATE has made it run at the end of that statement.
 -- SQLSTATEs: PH001 the stream has another version (detail: {"expected", "actual"}), PH002 an id is in
--- use, PH003 the events cannot be understood, PH007 the stream was deleted.
+-- use (23505 while the other use is not committed yet), PH003 the events cannot be understood, PH007 the stream was deleted.
 create function herald.append(category text, stream text, events jsonb, expected bigint default null,
 	out first_version bigint, out last_version bigint, out duplicate boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -226,15 +228,23 @@ begin
 		elsif n = 0 then
 			last_version := -1;
 			return;
+		elsif with_ids then
+			perform herald.find_duplicate(null, events);
 		end if;
-		insert into herald.stream as s (category, id, version)
-		values (append.category, wanted, n - 1)
-		on conflict do nothing
-		returning s.number, -1::bigint as version into found_stream;
+		with s as (
+			insert into herald.stream as s (category, id, version)
+			values (append.category, wanted, n - 1)
+			on conflict do nothing
+			returning s.number
+		)
+		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
+		select s.number, at - 1, coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
+			coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
+		from s, jsonb_array_elements(events) with ordinality a (e, at);
 		if found then
-			with_ids := false; -- a stream that is new has none of them
-			expected := null;
-			exit;
+			first_version := 0;
+			last_version := n - 1;
+			return;
 		end if;
 	end loop;
 
@@ -251,21 +261,21 @@ begin
 		end if;
 	end if;
 
-	if found_stream.version >= 0 then -- it was there before
-		if found_stream.deleted then
-			raise exception 'stream %/% was deleted', category, stream using errcode = 'PH007';
-		elsif found_stream.version <> expected then
-			perform herald.conflict(category, stream, expected, found_stream.version);
-		elsif n > 0 then
-			update herald.stream as s set version = s.version + n where s.number = found_stream.number;
-		end if;
+	if found_stream.deleted then
+		raise exception 'stream %/% was deleted', category, stream using errcode = 'PH007';
+	elsif found_stream.version <> expected then
+		perform herald.conflict(category, stream, expected, found_stream.version);
+	elsif n > 0 then
+		with s as (
+			update herald.stream as s set version = s.version + n
+			where s.number = found_stream.number
+			returning s.number
+		)
+		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
+		select s.number, found_stream.version + at, coalesce((e ->> 'id')::uuid, gen_random_uuid()),
+			e ->> 'type', coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
+		from s, jsonb_array_elements(events) with ordinality a (e, at);
 	end if;
-
-	insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-	select found_stream.number, found_stream.version + at,
-		coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
-		coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
-	from jsonb_array_elements(events) with ordinality a (e, at);
 	last_version := found_stream.version + n;
 	first_version := case when n > 0 then found_stream.version + 1 end;
 end
