@@ -76,11 +76,11 @@ void help_drivers(FILE *f, const char *before, const char *behind)
 
 void help_verb(FILE *f, const struct verb *v)
 {
-	const struct option *argument = options_argument(v->name);
+	const struct option *argument;
 	const char *heading = NULL, *printed = NULL;
 
 	fprintf(f, "Example: %s\n\nUsage: pgherald %s ", v->example, v->name);
-	if (argument)
+	for (size_t i = 0; (argument = options_argument(v->name, i)) != NULL; i++)
 		fprintf(f, argument->min ? "%s " : "[%s] ", argument->arg);
 	fprintf(f, "[OPTIONS]\n%s", v->text);
 	for (size_t i = 0; i < options_count; i++) {

@@ -29,6 +29,21 @@ const struct verb verbs[] = {
 	  "it\n"
 	  "is compressed. Given an exchange it looks on; from a queue it takes messages off.\n",
 	  consume_run },
+	{ "store", "make the event store in a database, look at it",
+	  "pgherald store init postgresql://me@localhost/shop",
+	  "init makes the schema or brings it up to date, as often as it is called; check tells "
+	  "what\n"
+	  "is wrong with it; stats shows its size and what is in flight.\n",
+	  store_run },
+	{ "append", "append events to the store, from JSON lines",
+	  "pgherald append postgresql://me@localhost/shop --category order <events.json",
+	  "Each line of standard input is an event, {\"category\", \"stream\", \"type\", \"data\", "
+	  "...}.\n"
+	  "They are appended in bulk, in this order.\n",
+	  append_run },
+	{ "read", "print events of the store as JSON lines",
+	  "pgherald read postgresql://me@localhost/shop --category order --follow",
+	  "Prints all events in the order of the feed, or those that were asked for.\n", read_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",
 	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "

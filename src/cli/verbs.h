@@ -26,6 +26,9 @@ int status_run(const struct command *command, struct settings *settings);
 int drop_run(const struct command *command, struct settings *settings);
 int replay_run(const struct command *command, struct settings *settings);
 int consume_run(const struct command *command, struct settings *settings);
+int store_run(const struct command *command, struct settings *settings);
+int append_run(const struct command *command, struct settings *settings);
+int read_run(const struct command *command, struct settings *settings);
 int demo_run(const struct command *command, struct settings *settings);
 
 #endif

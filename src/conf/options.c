@@ -20,8 +20,10 @@ const struct option options[] = {
 	  .heading = "What to read" },
 	{ "keys", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(keys),
 	  "consume", "KEYS", NULL, 1, 4096, "which addresses, separated by commas; default: all" },
+	{ "task", 0, OPTION_ENUM, OPTION_ARGUMENT | OPTION_FLAG_ONLY, AT(task),
+	  "store", "init|check|stats", .help = "what to do", .min = 1 },
 	{ "connection", 0, OPTION_STRING, OPTION_SECRET | OPTION_ARGUMENT, AT(connection),
-	  "stream check status drop", "CONNINFO", "", 0, 65536,
+	  "stream check status drop store append read", "CONNINFO", "", 0, 65536,
 	  "the database: a libpq URI or keywords; PG* variables apply too",
 	  "On the command line it is the argument without a flag.",
 	  .heading = "Connection and slot" },
@@ -62,7 +64,7 @@ const struct option options[] = {
 	  "stream", "now|LSN", .help = "deliver everything up to here and exit",
 	  .more = "The word now means the end of the server's log when pgherald starts." },
 	{ "limit", 0, OPTION_INT, 0, AT(limit),
-	  "stream consume", "N", "0", 0, INT64_MAX, "exit after so many events; 0: no limit" },
+	  "stream consume read", "N", "0", 0, INT64_MAX, "exit after so many events; 0: no limit" },
 
 	{ "to", 0, OPTION_OUTPUT, OPTION_SECRET | OPTION_RELOAD, OPTION_NOWHERE, OPTION_NOWHERE,
 	  "stream replay", "URL", .help = "output, as in file:PATH or nats://HOST/SUBJECT; may be repeated",
@@ -118,8 +120,29 @@ const struct option options[] = {
 	{ "hstore-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(hstore_mode),
 	  "stream", "map|json", .help = "debezium's hstore.handling.mode" },
 
+	{ "schema", 0, OPTION_STRING, 0, AT(schema),
+	  "store append read", "NAME", "herald", 1, 40, "schema of the event store",
+	  "Lower-case letters, digits and underscores. Its roles are NAME_writer and NAME_reader.",
+	  .heading = "Event store" },
+	{ "stream-id-type", 0, OPTION_ENUM, OPTION_FLAG_ONLY, AT(stream_id_type),
+	  "store", "text|uuid", "text", .help = "type of the ids of streams, for init" },
+	{ "category", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(category),
+	  "append read", "NAME", NULL, 1, 1000, "category of events",
+	  "append: of those that name none. read: of those wanted, several separated by commas." },
+	{ "stream-id", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(stream_id),
+	  "append read", "ID", NULL, 1, 1000, "id of the stream within its category" },
+	{ "types", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(types),
+	  "read", "NAMES", NULL, 1, 10000, "types wanted, separated by commas" },
+	{ "topics", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(topics),
+	  "read", "NAMES", NULL, 1, 10000, "topics wanted, separated by commas" },
+	{ "after", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(after),
+	  "read", "POSITION", "0", 0, INT64_MAX, "begin behind this position",
+	  "Of one stream (--stream-id): begin with this version." },
+	{ "follow", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(follow),
+	  "read", .help = "go on with new events until interrupted" },
+
 	{ "config", 'c', OPTION_STRING, OPTION_FLAG_ONLY, AT(file),
-	  "stream check status drop replay", "FILE", NULL, 1, 4096, "read settings from a YAML file",
+	  "stream check status drop replay store append read", "FILE", NULL, 1, 4096, "read settings from a YAML file",
 	  "The environment variable PGHERALD_CONFIG names it too.",
 	  .heading = "Running" },
 	{ "preset", 0, OPTION_ENUM, OPTION_FLAG_ONLY | OPTION_MANUAL, AT(preset),
@@ -128,14 +151,14 @@ const struct option options[] = {
 	  .more = "Its environment variables and flags are understood, and what its consumers see is "
 		  "the same. The environment variable PGHERALD_PRESET names it too." },
 	{ "print-config", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(print_config),
-	  "stream check status drop replay", .help = "show the settings that result, and exit" },
+	  "stream check status drop replay store append read", .help = "show the settings that result, and exit" },
 	{ "binary", 0, OPTION_BOOL, OPTION_MANUAL, AT(binary),
 	  "stream", .def = "false", .help = "ask the server for binary values" },
 	{ "log-format", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_format),
-	  "stream check status drop replay consume", "logfmt|json", "logfmt",
+	  "stream check status drop replay consume store append read", "logfmt|json", "logfmt",
 	  .help = "how the lines on standard error are written" },
 	{ "log-level", 0, OPTION_ENUM, OPTION_RELOAD, AT(log_level),
-	  "stream check status drop replay consume", "debug|info|warn|error", "info",
+	  "stream check status drop replay consume store append read", "debug|info|warn|error", "info",
 	  .help = "the least that is logged" },
 	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds),
 	  "demo", "N", "0", 0, 1000000, "end after so many seconds; 0: when interrupted" },
@@ -170,10 +193,11 @@ bool option_of_verb(const struct option *o, const char *verb)
 	return !o->verbs || !verb || has_word(o->verbs, ' ', str_c(verb));
 }
 
-const struct option *options_argument(const char *verb)
+const struct option *options_argument(const char *verb, size_t n)
 {
 	for (size_t i = 0; i < options_count; i++)
-		if (options[i].flags & OPTION_ARGUMENT && option_of_verb(&options[i], verb))
+		if (options[i].flags & OPTION_ARGUMENT && option_of_verb(&options[i], verb) &&
+		    n-- == 0)
 			return &options[i];
 	return NULL;
 }

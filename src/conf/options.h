@@ -62,8 +62,8 @@ const struct option *options_suggest(struct str name, const char *verb);
 
 bool option_of_verb(const struct option *o, const char *verb);
 
-/* The one that is a verb's argument, or NULL. */
-const struct option *options_argument(const char *verb);
+/* The one that is a verb's nth argument, from 0, or NULL. */
+const struct option *options_argument(const char *verb, size_t n);
 
 /* Whether this is an option of single outputs. */
 static inline bool option_of_output(const struct option *o)

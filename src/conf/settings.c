@@ -138,6 +138,7 @@ struct args {
 	char **argv;
 	struct err *err;
 	int i;
+	size_t positional;    /* arguments without a flag so far */
 	bool only_positional; /* behind -- */
 };
 
@@ -148,7 +149,6 @@ struct arg {
 	struct str shown;               /* the flag as it was written */
 	const char *value;
 	bool negated;
-	bool positional;
 };
 
 static int usage(struct args *a, const char *what, struct str flag)
@@ -208,12 +208,14 @@ static int next_arg(struct args *a, struct arg *arg)
 	if (!text)
 		return 0;
 	if (text[0] != '-' || !text[1] || a->only_positional) {
-		arg->option = options_argument(a->verb);
+		arg->option = options_argument(a->verb, a->positional);
+		if (!arg->option && a->positional)
+			return usage(a, "there is one argument too many", str_c(text));
 		if (!arg->option)
 			return usage(a, "it takes no argument", str_c(a->verb));
+		a->positional++;
 		arg->shown = str_c(arg->option->arg);
 		arg->value = text;
-		arg->positional = true;
 		return 1;
 	}
 	parse_flag(arg, text);
@@ -236,7 +238,6 @@ static int next_arg(struct args *a, struct arg *arg)
 static int look_ahead(struct settings *s, struct args a)
 {
 	struct arg arg;
-	size_t positional = 0;
 	int found;
 
 	while ((found = next_arg(&a, &arg)) > 0) {
@@ -246,8 +247,6 @@ static int look_ahead(struct settings *s, struct args a)
 			s->help = true;
 			return 0;
 		}
-		if (arg.positional && positional++)
-			return usage(&a, "there is one argument too many", arg.shown);
 		if (strcmp(arg.option->name, "config") == 0)
 			s->file = arena_copy(&s->arena, arg.value, str_c(arg.value).n);
 	}

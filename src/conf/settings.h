@@ -53,6 +53,12 @@ struct settings {
 	struct output_settings output;   /* what holds for outputs that say nothing else */
 	struct output_settings *outputs; /* never empty after settings_load: stdout: by default */
 	size_t noutputs;
+	const char *task;   /* of the verb store */
+	const char *schema; /* of the event store */
+	const char *stream_id_type;
+	const char *category, *stream_id, *types, *topics; /* NULL: any */
+	int64_t after;
+	bool follow;
 	const char *letters; /* file of dead letters, for replay */
 	const char *file;    /* the YAML file these came from, or NULL */
 	int64_t seconds;     /* 0: until interrupted */

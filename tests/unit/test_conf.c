@@ -443,6 +443,21 @@ int consume_run(const struct command *command, struct settings *settings)
 	return 0;
 }
 
+int store_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
+int append_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
+int read_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
 int demo_run(const struct command *command, struct settings *settings)
 {
 	return 0;

@@ -331,6 +331,49 @@ begin
 end
 $$;
 
+-- Appends events of any streams in their order, in bulk: each also has "category", "stream" and, if it
+-- matters, "expected", or takes the defaults. Keys of events that have been read are left out. Events
+-- of one stream that follow each other are one append.
+create function herald.append_many(events jsonb, category text default null, stream text default null,
+	out appended bigint, out duplicates bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	part record;
+	done record;
+begin
+	appended := 0;
+	duplicates := 0;
+	for part in
+		select g.category, g.stream, count(*) as n, min(g.expected) as expected,
+			case when count(*) = 1 then min(g.event::text)::jsonb else jsonb_agg(g.event order by g.at) end as events
+		from (
+			select l.*, sum(l.starts) over (order by l.at) as part
+			from (
+				select a.at, i.category, i.stream, (a.e ->> 'expected')::bigint as expected,
+					a.e - '{category,stream,expected,position,version,time}'::text[] as event,
+					case when a.e ->> 'expected' is null
+						and i.category = lag(i.category) over (order by a.at)
+						and i.stream = lag(i.stream) over (order by a.at) then 0 else 1 end as starts
+				from jsonb_array_elements(events) with ordinality a (e, at)
+				cross join lateral (
+					select coalesce(a.e ->> 'category', append_many.category) as category,
+						coalesce(a.e ->> 'stream', append_many.stream) as stream
+				) i
+			) l
+		) g
+		group by g.part, g.category, g.stream
+		order by g.part
+	loop
+		done := herald.append(part.category, part.stream, part.events, part.expected);
+		if done.duplicate then
+			duplicates := duplicates + part.n;
+		else
+			appended := appended + part.n;
+		end if;
+	end loop;
+end
+$$;
+
 -- The version of a stream's last event; -1 when there is no such stream.
 create function herald.stream_version(category text, stream text) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -457,7 +500,7 @@ $$;
 
 revoke all on procedure herald.allow from public;
 
-call herald.allow('herald_writer', 'append', 'read_stream', 'stream_version');
+call herald.allow('herald_writer', 'append', 'append_many', 'read_stream', 'stream_version');
 call herald.allow('herald_reader', 'read', 'read_stream', 'stream_version');
 
 do $$

@@ -1,0 +1,106 @@
+/* pgherald append: JSON lines from standard input into the event store. */
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "store/postgres.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+/* A batch is one transaction: lines, or bytes, whatever comes first. */
+#define MOST_LINES 1000
+#define MOST_BYTES (4 << 20)
+
+struct append {
+	PGconn *sql;
+	const struct settings *settings;
+	struct strbuf batch;   /* "[line,line" */
+	uint64_t first, lines; /* the batch's first line; those read so far */
+	uint64_t appended, duplicates;
+};
+
+static int send_batch(struct append *a, struct err *err)
+{
+	struct store_place place = { a->settings->schema, NULL };
+	const char *params[] = { NULL, a->settings->category, a->settings->stream_id };
+	PGresult *res;
+
+	if (a->batch.n == 0)
+		return 0;
+	strbuf_ch(&a->batch, ']');
+	params[0] = strbuf_cstr(&a->batch);
+	res = store_query(a->sql, place, err,
+			  "SELECT appended, duplicates"
+			  " FROM herald.append_many($1::jsonb, $2::text, $3::text)",
+			  3, params);
+	a->batch.n = 0;
+	if (!res)
+		return err_add(err, "lines %llu to %llu were not appended",
+			       (unsigned long long)a->first, (unsigned long long)a->lines);
+	a->appended += strtoull(PQgetvalue(res, 0, 0), NULL, 10);
+	a->duplicates += strtoull(PQgetvalue(res, 0, 1), NULL, 10);
+	PQclear(res);
+	return 0;
+}
+
+static int add_line(struct append *a, struct str line, struct err *err)
+{
+	a->lines++;
+	if (!json_valid(line))
+		return err_set(err, ERR_CONFIG, "line %llu is no JSON", (unsigned long long)a->lines);
+	if (a->batch.n == 0)
+		a->first = a->lines;
+	strbuf_ch(&a->batch, a->batch.n ? ',' : '[');
+	strbuf_str(&a->batch, line);
+	if (a->lines - a->first + 1 < MOST_LINES && a->batch.n < MOST_BYTES)
+		return 0;
+	return send_batch(a, err);
+}
+
+static bool is_blank(struct str s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (!strchr(" \t\r\n", s.p[i]))
+			return false;
+	return true;
+}
+
+static int append_lines(struct append *a, FILE *f, struct err *err)
+{
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t n;
+	int failed = 0;
+
+	while (!failed && (n = getline(&line, &cap, f)) > 0) {
+		struct str text = { line, (size_t)n };
+
+		if (!is_blank(text))
+			failed = add_line(a, text, err);
+		else
+			a->lines++;
+	}
+	free(line);
+	if (!failed && ferror(f))
+		failed = err_set(err, ERR_FAIL, "cannot read: %s", strerror(errno));
+	return failed ? failed : send_batch(a, err);
+}
+
+int append_run(const struct command *command, struct settings *settings)
+{
+	struct append a = { .settings = settings };
+	struct err err = { 0 };
+	int failed;
+
+	a.sql = conn_open(settings->connection, CONN_SQL, &err);
+	failed = !a.sql || append_lines(&a, stdin, &err);
+	if (failed)
+		log_error("%s", err.msg);
+	if (a.sql)
+		log_info("%llu events appended, %llu were there already",
+			 (unsigned long long)a.appended, (unsigned long long)a.duplicates);
+	PQfinish(a.sql);
+	strbuf_release(&a.batch);
+	cli_free(settings);
+	return failed ? err_exit_code(err.kind) : 0;
+}

@@ -1,0 +1,141 @@
+"""pgherald store, append and read."""
+import json
+import threading
+
+import pytest
+
+import postgres
+import store
+from herald import Herald, run
+from store import event, open_store
+
+
+@pytest.fixture
+def made(db):
+    done = run("store", "init", db.conninfo)
+    assert done.code == 0 and "version" in done.out, done.err
+    return db
+
+
+def lines(events):
+    return "".join(json.dumps(e) + "\n" for e in events)
+
+
+def printed(done):
+    assert done.code == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_store_init_is_made_once_however_often_it_is_called(db):
+    """Given six who make the store at once; then all succeed, and one has made it."""
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(run("store", "init", db.conninfo)))
+               for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(postgres.LIMIT)
+    assert [r.code for r in results] == [0] * 6, results
+    assert sorted("up to date" in r.out for r in results) == [False] + [True] * 5
+    assert db.sql("select number from herald.migration order by 1") == [
+        (n + 1,) for n in range(len(store.SQL))]
+
+
+def test_store_init_makes_what_psql_makes(db, made, server):
+    """The program and psql make the same schema, also under another name."""
+    other = postgres.Database(server)
+    try:
+        store.init(other, schema="audit")
+        assert run("store", "init", db.conninfo, "--schema", "audit").code == 0
+        dumps = [server.run("pg_dump", "-h", server.host, "-U", "postgres", "-n", "audit", d.name)
+                 for d in (db, other)]
+        assert [without_times(d) for d in dumps][0] == without_times(dumps[1])
+        assert "herald" not in dumps[0].replace("pgherald", "")
+    finally:
+        other.drop()
+
+
+def without_times(dump):
+    return [line for line in dump.splitlines() if not line[:1].isdigit() and "restrict" not in line]
+
+
+def test_store_init_without_the_right_to_make_roles(db):
+    """Given an owner of the database who is no superuser and makes no roles; then the store works."""
+    db.sql("drop role if exists plain; create role plain login; drop role if exists herald_writer; "
+           f"grant create on database {db.name} to plain")
+    try:
+        via = postgres.Via(db, user="plain")
+        done = run("store", "init", via.conninfo)
+        assert done.code == 0, done.err
+        assert open_store(db, user="plain").append("1", event()) == (0, 0, False)
+        assert len(printed(run("read", via.conninfo))) == 1
+        checked = run("store", "check", via.conninfo)
+        assert checked.code == 1 and checked.out.count("WRONG") == 1 and "roles" in checked.out
+    finally:
+        db.sql("drop schema herald cascade; drop owned by plain; drop role plain")
+
+
+def test_store_check_finds_what_is_wrong(db, made):
+    assert "WRONG" not in run("store", "check", made.conninfo).out
+    db.sql("alter table herald.stream enable trigger publish_next; alter sequence herald.feed_position cache 5")
+    done = run("store", "check", made.conninfo, "--json")
+    wrong = [c for c in json.loads(done.out) if not c["ok"]]
+    assert done.code == 1 and len(wrong) == 2
+    for one in wrong:
+        db.sql(one["mend"])
+    assert run("store", "check", made.conninfo).code == 0
+
+
+def test_store_stats_count(db, made):
+    open_store(db).append("1", [event(), event()])
+    found = json.loads(run("store", "stats", made.conninfo, "--json").out)
+    assert (found["streams"], found["events"], found["last_position"], found["horizon"], found["in_flight"]) == (
+        1, 2, 2, 2, 0)
+    assert "events         2" in run("store", "stats", made.conninfo).out
+
+
+def test_store_that_is_not_there_says_so(db):
+    for verb in ("store", "stats"), ("read",), ("append",):
+        done = run(*verb, db.conninfo, stdin=lines([event()]))
+        assert done.code == 78 and "pgherald store init" in done.err, done.err
+    assert run("store", "init", db.conninfo, "--schema", "Bad").code == 78
+    assert run("store").code == run("store", "make").code == 64
+
+
+def test_store_verbs_append_and_read(made):
+    """Given lines for several streams; then they are the feed, in their order, whatever the batch."""
+    events = [{"stream": str(n // 3 % 5), "type": "T", "data": {"n": n}} for n in range(2500)]
+    done = run("append", made.conninfo, "--category", "order", stdin=lines(events))
+    assert done.code == 0 and "2500 events appended" in done.err, done.err
+    seen = printed(run("read", made.conninfo))
+    assert [(e["stream"], e["data"]["n"]) for e in seen] == [(e["stream"], e["data"]["n"]) for e in events]
+    assert [e["data"]["n"] for e in printed(run("read", made.conninfo, "--after", seen[9]["position"], "--limit", 3))] == [
+        10, 11, 12]
+    one = printed(run("read", made.conninfo, "--category", "order", "--stream-id", "1", "--after", 2))
+    assert [e["version"] for e in one] == list(range(2, 501))
+    again = run("append", made.conninfo, stdin=lines(seen))
+    assert again.code == 0 and "2500 were there already" in again.err
+
+
+def test_store_append_stops_at_the_batch_that_fails(made):
+    events = [event(category="order", stream="1") for _ in range(1000)]
+    bad = [event(category="order", stream="2", expected=7)]
+    done = run("append", made.conninfo, stdin=lines(events + bad + events))
+    assert done.code == 1 and "lines 1001 to 2000" in done.err and "order/2" in done.err, done.err
+    assert len(printed(run("read", made.conninfo))) == 1000
+    done = run("append", made.conninfo, stdin='{"type": "A"\n')
+    assert done.code == 78 and "line 1 is no JSON" in done.err
+
+
+def test_store_read_follows(db, made):
+    here = open_store(db)
+    here.append("1", event("A"))
+    follower = Herald("read", made.conninfo, "--follow", "--types", "A,C")
+    try:
+        follower.wait_for(1)
+        here.append("1", [event("B"), event("C")])
+        here.append("2", event("A"), category="it's, odd")
+        assert [e["type"] for e in follower.wait_for(3)] == ["A", "C", "A"]
+        follower.stop()
+    finally:
+        follower.close()
