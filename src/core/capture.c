@@ -33,7 +33,8 @@
 #define SAY_WAITING_MS 5000
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MOST_MS 15000
-/* After capture_stop: to the end of the transaction in flight, and for the outputs to take. */
+/* After capture_stop: to the end of the transaction in flight, and for the outputs to take. An end
+ * that was set beforehand (until, limit) waits for these as long as it takes. */
 #define STOP_TRANSACTION_MS 3000
 #define STOP_DRAIN_MS 8000
 
@@ -611,7 +612,6 @@ static int serve(struct capture *c, bool readable, struct err *err)
 static void begin_drain(struct capture *c)
 {
 	c->draining = true;
-	c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
 	watch_socket(c, false);
 	fanout_drain(&c->outputs);
 }
@@ -619,8 +619,11 @@ static void begin_drain(struct capture *c)
 /* Keeps the connection alive until the outputs have taken, and remembered, what they were given. */
 static int drain(struct capture *c, struct err *err)
 {
-	bool late = clock_ms() > c->drain_end_ms, taken = all_taken(c);
+	bool late, taken = all_taken(c);
 
+	if (c->stop && !c->drain_end_ms)
+		c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
+	late = c->stop && clock_ms() > c->drain_end_ms;
 	mark(c, taken);
 	if (c->session.stream && report(c, false, err))
 		disconnect(c); /* what is not confirmed comes again */
