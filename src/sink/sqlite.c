@@ -248,12 +248,13 @@ static int move(struct sink *s, struct position last, struct err *err)
 		       s->url.path);
 }
 
-/* Inserts as many as go, and commits these; *done is the first one that was not inserted. */
-static int transact(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
-		    uint32_t *done, struct err *refused, struct err *err)
+/* Inserts as many as go from *at on, and commits these; *at is then the first that was not
+ * inserted, and `refused` says why. */
+static int transact(struct sink *s, const struct batch *b, uint32_t *at, uint32_t to,
+		    struct err *refused, struct err *err)
 {
 	struct sqlite *q = s->state;
-	uint32_t i = from;
+	uint32_t from = *at, i = from;
 
 	if (step(s, q->begin, err))
 		return -1;
@@ -263,7 +264,7 @@ static int transact(struct sink *s, const struct batch *b, uint32_t from, uint32
 		*err = *refused;
 		return -1;
 	}
-	*done = i;
+	*at = i;
 	if (sqlite3_get_autocommit(q->db)) /* a trigger has rolled all back */
 		return err_set(err, ERR_CONFIG,
 			       "a trigger of the table ends the transaction: %s; let it refuse one "
@@ -292,13 +293,12 @@ static int sqlite_send(struct sink *s, const struct batch *b, uint32_t from, uin
 {
 	while (from < to) {
 		struct err refused = { 0 };
-		uint32_t done = from;
 
-		if (transact(s, b, from, to, &done, &refused, err))
+		if (transact(s, b, &from, to, &refused, err))
 			return -1;
-		if (done < to && refuse_one(s, b->first + done, &refused, err))
+		if (from < to && refuse_one(s, b->first + from, &refused, err))
 			return -1;
-		from = done + 1;
+		from++;
 	}
 	return 0;
 }

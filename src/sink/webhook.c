@@ -447,7 +447,7 @@ static struct lane *choose(struct webhook *w, const struct item *item)
 	struct str key = batch_key(item->b, item->i), table = batch_table(item->b, item->i);
 	struct lane *first = &w->lanes[0];
 
-	if (w->nlanes == 1)
+	if (w->nlanes <= 1)
 		return first;
 	if (first->alone && all_idle(w))
 		first->alone = false;

@@ -116,13 +116,16 @@ class Proxy:
         while True:
             try:
                 client, _ = self.listener.accept()
-                if self.refusing:
-                    self.refused += 1
-                    reset(client)
-                else:
-                    self.links.append(Link(self, client))
             except OSError:
                 return
+            if self.refusing:
+                self.refused += 1
+                reset(client)
+                continue
+            try:
+                self.links.append(Link(self, client))
+            except OSError:  # the server is away
+                reset(client)
 
     def replications(self):
         """The links over which a stream was begun, in order."""
