@@ -116,12 +116,6 @@ class Subscriber:
     def wait(self, n):
         return self.wait_for(lambda: len(self.messages) >= n)
 
-    def wait_back(self, broker):
-        """Waits until it has its subscription again, from a broker that had forgotten it."""
-        seen = f": {self.name} 1 "
-        before = broker.log().count(seen) - 1
-        postgres.wait_until(lambda: broker.log().count(seen) > before, "the subscription")
-
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
