@@ -94,6 +94,10 @@ const struct option options[] = {
 	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(compress),
 	  "stream", "none|brotli|gzip|zstd", .help = "compress each message",
 	  .more = "Where messages have a content-encoding it says br, gzip or zstd." },
+	{ "key-columns", 0, OPTION_LIST, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(key_columns),
+	  "stream", "COLUMNS", .help = "columns of the message's key, where a destination has keys",
+	  .more = "By default those of the replica identity. Updates and deletes need columns that the "
+		  "server sends of old rows: those of the replica identity, or any with FULL." },
 	{ "on-refused", 0, OPTION_ENUM, OPTION_RELOAD, AT_OUTPUT(on_refused),
 	  "stream replay", "stop|skip|dead-letter", "stop",
 	  .help = "what to do with an event that an output refuses" },
@@ -395,7 +399,7 @@ static int check_item(const struct option *o, struct arena *arena, struct str it
 
 	if (item.n == 0)
 		return err_set(err, ERR_CONFIG, "the list has an empty item");
-	if (o->type == OPTION_LIST && !has_word(o->arg, '|', item))
+	if (o->type == OPTION_LIST && strchr(o->arg, '|') && !has_word(o->arg, '|', item))
 		return err_set(err, ERR_CONFIG, SHOWN " is not one of %s", SHOWN_ARG(item), o->arg);
 	eq = memchr(item.p, '=', item.n);
 	if (o->type == OPTION_PAIRS && (!eq || eq == item.p))

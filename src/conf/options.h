@@ -18,7 +18,7 @@ enum option_type {
 	OPTION_ENUM,     /* const char *; one of choices */
 	OPTION_BOOL,     /* bool */
 	OPTION_INT,      /* int64_t; min..max */
-	OPTION_LIST,     /* struct strings; each one of choices */
+	OPTION_LIST,     /* struct strings; each one of choices, if there are any */
 	OPTION_TABLES,   /* struct strings; each a pattern over schema.table (base/glob.h) */
 	OPTION_PAIRS,    /* struct strings; each NAME=VALUE; a mapping in YAML */
 };

@@ -26,10 +26,11 @@ struct output_settings {
 	const char *numeric, *int8, *bytea, *timestamps;
 	const char *variant; /* NULL: none */
 	bool recorded_at, transactions;
-	struct strings tags;   /* "name=value" */
-	const char *address;   /* template; NULL: the URL's or the destination's own */
-	int64_t max_in_flight; /* messages; 0: the destination's own limit */
-	const char *compress;  /* how; NULL or "none": not at all */
+	struct strings tags;        /* "name=value" */
+	struct strings key_columns; /* empty: the replica identity's */
+	const char *address;        /* template; NULL: the URL's or the destination's own */
+	int64_t max_in_flight;      /* messages; 0: the destination's own limit */
+	const char *compress;       /* how; NULL or "none": not at all */
 	const char *on_refused;
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */

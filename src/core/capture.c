@@ -113,9 +113,9 @@ static int on_relation(void *user, struct relation *rel, struct arena *arena, st
 {
 	struct capture *c = user;
 
-	if (plan_relation(c, rel, err))
+	if (session_describe(&c->session, rel, arena, err))
 		return -1;
-	return session_describe(&c->session, rel, arena, err);
+	return plan_relation(c, rel, err);
 }
 
 static bool callback_wants(const struct capture *c, const struct event *e)

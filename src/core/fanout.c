@@ -103,7 +103,7 @@ int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wa
 
 		wants[i] = filter_table(&o->filter, rel->schema, rel->name);
 		*any |= wants[i];
-		if (wants[i] && template_check(&o->address, rel, err))
+		if (wants[i] && output_check_table(o, rel, wants[i], err))
 			return err_add(err, "output %s", o->sink->label);
 	}
 	return 0;

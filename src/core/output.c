@@ -119,6 +119,8 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 		.interval_mode = os->interval_mode,
 		.binary_mode = os->binary_mode,
 		.hstore_mode = os->hstore_mode,
+		.key_columns = (const char *const *)os->key_columns.v,
+		.nkey_columns = os->key_columns.n,
 	};
 	if (make_tags(o, &os->tags, err))
 		return -1;
@@ -126,6 +128,40 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 		return err_add(err, "output %s", mask(arena, os->to));
 	return filter_init(&o->filter, arena, os->tables.n ? &os->tables : &s->tables,
 			   os->actions.n ? &os->actions : &s->actions, err);
+}
+
+static int check_key_column(const char *name, const struct relation *rel, uint16_t actions,
+			    struct err *err)
+{
+	const uint16_t old = ACTION_BIT(ACTION_UPDATE) | ACTION_BIT(ACTION_DELETE);
+	const struct column *c = NULL;
+
+	for (uint32_t i = 0; i < rel->ncols && !c; i++)
+		if (str_eq(rel->cols[i].field.name, str_c(name)))
+			c = &rel->cols[i];
+	if (!c)
+		return err_set(err, ERR_CONFIG,
+			       "key_columns names %s, but %.*s.%.*s has no such column; give that "
+			       "table an output of its own",
+			       name, STR_ARG(rel->schema), STR_ARG(rel->name));
+	if (!c->key && actions & old)
+		return err_set(err, ERR_CONFIG,
+			       "key_columns names %s, which the server does not send of old rows: "
+			       "ALTER TABLE %.*s.%.*s REPLICA IDENTITY FULL, or leave out updates "
+			       "and deletes",
+			       name, STR_ARG(rel->schema), STR_ARG(rel->name));
+	return 0;
+}
+
+int output_check_table(const struct output *o, const struct relation *rel, uint16_t actions,
+		       struct err *err)
+{
+	const struct strings *keys = &o->settings->key_columns;
+
+	for (size_t i = 0; i < keys->n && o->driver->keys; i++)
+		if (check_key_column(keys->v[i], rel, actions, err))
+			return -1;
+	return template_check(&o->address, rel, err);
 }
 
 void output_release(struct output *o)

@@ -45,6 +45,11 @@ enum sink_refusal output_refusal(const struct output_settings *os);
 int output_start(struct output *o, const struct source *source, struct sink *dead, int progress,
 		 struct err *err) MUST_CHECK;
 
+/* Whether the table has what address and key are made of, for the actions (ACTION_BITs) wanted of
+ * it; CONFIG saying what it lacks. */
+int output_check_table(const struct output *o, const struct relation *rel, uint16_t actions,
+		       struct err *err) MUST_CHECK;
+
 /* Whether one more event can be put in. */
 bool output_has_room(struct output *o);
 

@@ -13,13 +13,15 @@
 #include "encode/row.h"
 
 static void put_row(const struct encode_options *o, const struct event *e,
-		    const struct value *(*get)(const struct event *e, uint32_t i), struct strbuf *out)
+		    const struct value *(*get)(const struct encode_options *o,
+					       const struct event *e, uint32_t i),
+		    struct strbuf *out)
 {
 	const struct column *cols = e->rel->cols;
 
 	strbuf_ch(out, '{');
 	for (uint32_t i = 0; i < e->rel->ncols; i++) {
-		const struct value *v = get(e, i);
+		const struct value *v = get(o, e, i);
 
 		if (!v)
 			continue;
@@ -35,12 +37,13 @@ static void put_row(const struct encode_options *o, const struct event *e,
 	strbuf_ch(out, '}');
 }
 
-static const struct value *row_key(const struct event *e, uint32_t i)
+static const struct value *row_before(const struct encode_options *o, const struct event *e,
+				      uint32_t i)
 {
-	return e->rel->cols[i].primary ? event_key_value(e, i) : NULL;
+	return row_old(e, i);
 }
 
-static const struct value *row_after(const struct event *e, uint32_t i)
+static const struct value *row_after(const struct encode_options *o, const struct event *e, uint32_t i)
 {
 	return &e->new[i];
 }
@@ -49,7 +52,7 @@ static void put_rows(const struct encode_options *o, const struct event *e, stru
 {
 	strbuf_lit(out, "{\"before\":");
 	if (e->old)
-		put_row(o, e, row_old, out);
+		put_row(o, e, row_before, out);
 	else
 		strbuf_lit(out, "null");
 	strbuf_lit(out, ",\"after\":");
@@ -161,7 +164,7 @@ static void debezium_key(const struct encode_options *o, const struct event *e, 
 	}
 	if (!e->new && !e->old)
 		return;
-	put_row(o, e, row_key, out);
+	put_row(o, e, encode_key_value, out);
 	if (out->n == at + 2)
 		out->n = at;
 }

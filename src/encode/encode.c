@@ -15,6 +15,19 @@ const struct format *encode_format(const char *name)
 	return NULL;
 }
 
+static bool in_key(const struct encode_options *o, const struct column *c)
+{
+	for (size_t i = 0; i < o->nkey_columns; i++)
+		if (str_eq(str_c(o->key_columns[i]), c->field.name))
+			return true;
+	return o->nkey_columns == 0 && c->primary;
+}
+
+const struct value *encode_key_value(const struct encode_options *o, const struct event *e, uint32_t i)
+{
+	return in_key(o, &e->rel->cols[i]) ? event_key_value(e, i) : NULL;
+}
+
 void encode_key(const struct encode_options *o, const struct event *e, struct strbuf *out)
 {
 	size_t at = out->n;
@@ -24,7 +37,7 @@ void encode_key(const struct encode_options *o, const struct event *e, struct st
 		return;
 	for (uint32_t i = 0; i < e->rel->ncols; i++) {
 		const struct column *c = &e->rel->cols[i];
-		const struct value *v = c->primary ? event_key_value(e, i) : NULL;
+		const struct value *v = encode_key_value(o, e, i);
 
 		if (!v || v->kind == VALUE_UNCHANGED)
 			continue;

@@ -18,7 +18,9 @@ struct encode_options {
 	enum number_style int8;
 	enum bytea_style bytea;
 	enum time_style timestamps;
-	struct str tags;     /* a JSON object without blanks, or empty */
+	struct str tags;                /* a JSON object without blanks, or empty */
+	const char *const *key_columns; /* of the message's key; none: the replica identity's */
+	size_t nkey_columns;
 	bool colour;         /* pretty */
 	const char *variant; /* wal-listener: "" or "pgwalstreams" */
 	bool recorded_at;    /* pgevents */
@@ -49,6 +51,10 @@ struct format {
 extern const struct format *const encode_formats[];
 
 const struct format *encode_format(const char *name); /* NULL: unknown */
+
+/* The value of column i in the message's key, or NULL when it is not part of it. */
+const struct value *encode_key_value(const struct encode_options *o, const struct event *e,
+				     uint32_t i);
 
 /* The native key object {"id":1}; "{}" becomes nothing when the event has no key. */
 void encode_key(const struct encode_options *o, const struct event *e, struct strbuf *out);

@@ -64,10 +64,17 @@ class Broker:
 
 
 class Mock(Broker):
-    """librdkafka's: Mock(brokers=3). Its data lives as long as the process."""
+    """librdkafka's: Mock(brokers=3). Its data lives as long as the process, and the last 5 MB of each
+    partition."""
 
     def __init__(self, brokers=1):
         self.spawn(f"{FOLDER}/kafka_mock", str(brokers))
+
+    def read(self, topic):
+        messages = super().read(topic)
+        first = {m.partition: m.offset for m in reversed(messages)}
+        assert not any(first.values()), "the mock cluster has forgotten the oldest messages"
+        return messages
 
     def tell(self, *words):
         """Gives the cluster a command, see kafka_mock.c."""
