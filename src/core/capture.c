@@ -406,6 +406,22 @@ static void connected(struct capture *c)
 	watch_socket(c, true);
 }
 
+/* What an address names should be known to be there before an event needs it. */
+static int check_table(void *user, const struct relation *rel, struct err *err)
+{
+	struct capture *c = user;
+	uint16_t wants[MAX_OUTPUTS], any;
+
+	return fanout_plan(&c->outputs, rel, wants, &any, err);
+}
+
+static int check_addresses(struct capture *c, struct err *err)
+{
+	if (c->connected_once || !fanout_names_columns(&c->outputs))
+		return 0;
+	return session_tables(&c->session, c->settings, check_table, c, err);
+}
+
 /* Goes as far towards a stream as it can now: a session, the outputs, and when these are open, the
  * slot. Nothing waits for the outputs but their wake-up. */
 static int connect_session(struct capture *c, struct err *err)
@@ -427,7 +443,7 @@ static int connect_session(struct capture *c, struct err *err)
 		return -1;
 	if (!c->outputs.opened)
 		return 0;
-	if (session_start(&c->session, &past, err))
+	if (session_start(&c->session, &past, err) || check_addresses(c, err))
 		return lost_session(c, err);
 	if (set_until(c, err))
 		return -1;

@@ -94,6 +94,14 @@ bool fanout_close(struct fanout *f)
 	return ended;
 }
 
+bool fanout_names_columns(const struct fanout *f)
+{
+	for (size_t i = 0; i < f->n; i++)
+		if (template_has_columns(&f->v[i].address))
+			return true;
+	return false;
+}
+
 int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants, uint16_t *any,
 		struct err *err)
 {

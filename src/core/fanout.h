@@ -33,6 +33,9 @@ int fanout_start(struct fanout *f, const struct settings *s, const struct source
  * call keeps its sink, and `progress`. */
 bool fanout_close(struct fanout *f);
 
+/* Whether an output's address names columns, which tables may lack. */
+bool fanout_names_columns(const struct fanout *f);
+
 /* The actions that each output wants of this table, into wants[]; those that any does, into *any.
  * CONFIG when an output's address names a column that the table has not. */
 int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wants, uint16_t *any,

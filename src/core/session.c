@@ -341,6 +341,13 @@ int session_describe(struct session *s, struct relation *rel, struct arena *aren
 	return catalog_relation(s->sql, rel, arena, err);
 }
 
+int session_tables(struct session *s, const struct settings *settings,
+		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,
+		   struct err *err)
+{
+	return catalog_tables(s->sql, settings->publication, fn, user, err);
+}
+
 int session_check_publication(struct session *s, const struct settings *settings, struct err *err)
 {
 	struct session_past past = { .connected = true };

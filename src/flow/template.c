@@ -72,6 +72,14 @@ static const struct column *find_column(const struct relation *rel, struct str n
 	return NULL;
 }
 
+bool template_has_columns(const struct template *t)
+{
+	for (size_t i = 0; i < t->n; i++)
+		if (t->pieces[i].kind == NEW || t->pieces[i].kind == KEY)
+			return true;
+	return false;
+}
+
 int template_check(const struct template *t, const struct relation *rel, struct err *err)
 {
 	for (size_t i = 0; i < t->n; i++) {

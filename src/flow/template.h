@@ -36,6 +36,9 @@ struct address_rule {
 int template_parse(struct template *t, struct arena *arena, const char *text,
 		   struct err *err) MUST_CHECK;
 
+/* Whether it names a column at all. */
+bool template_has_columns(const struct template *t);
+
 /* Whether the table has all columns that the template names; CONFIG naming the one it has not. */
 int template_check(const struct template *t, const struct relation *rel, struct err *err) MUST_CHECK;
 

@@ -316,3 +316,56 @@ int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, str
 			part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
 	return failed ? -1 : 0;
 }
+
+static struct str text_of(const PGresult *res, int row, int column)
+{
+	return (struct str){ PQgetvalue(res, row, column), (size_t)PQgetlength(res, row, column) };
+}
+
+/* The rows from `row` on that are of one table, into rel; returns the row behind them. */
+static int take_table(const PGresult *res, int row, struct relation *rel)
+{
+	rel->schema = text_of(res, row, 0);
+	rel->name = text_of(res, row, 1);
+	rel->ncols = 0;
+	for (; row < PQntuples(res) && str_eq(text_of(res, row, 0), rel->schema) &&
+	       str_eq(text_of(res, row, 1), rel->name);
+	     row++) {
+		struct column *c = &rel->cols[rel->ncols++];
+
+		*c = (struct column){ .field.name = text_of(res, row, 2),
+				      .primary = *PQgetvalue(res, row, 3) == 't' };
+	}
+	return row;
+}
+
+int catalog_tables(PGconn *sql, const char *publication,
+		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,
+		   struct err *err)
+{
+	const char *params[] = { publication };
+	struct relation rel = { 0 };
+	PGresult *res = conn_query(
+		sql, err,
+		"SELECT p.schemaname, p.tablename, a.attname, "
+		"coalesce(a.attnum = ANY (i.indkey), false) FROM pg_publication_tables p "
+		"JOIN pg_namespace n ON n.nspname = p.schemaname "
+		"JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename "
+		"JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+		"LEFT JOIN pg_index i ON i.indrelid = c.oid "
+		"AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END "
+		"WHERE p.pubname = $1 ORDER BY 1, 2, a.attnum",
+		1, params);
+	int failed = 0;
+
+	if (!res)
+		return -1;
+	rel.cols = mem_array((size_t)PQntuples(res) + 1, sizeof(*rel.cols));
+	for (int row = 0; row < PQntuples(res) && !failed;) {
+		row = take_table(res, row, &rel);
+		failed = fn(user, &rel, err);
+	}
+	free(rel.cols);
+	PQclear(res);
+	return failed;
+}

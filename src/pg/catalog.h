@@ -17,4 +17,10 @@ int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t
 int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
 
+/* Calls fn for each table of a publication, with its names and those of its columns, and which of
+ * these are the key; nothing else is filled in. Ends with the first that fails. */
+int catalog_tables(PGconn *sql, const char *publication,
+		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,
+		   struct err *err) MUST_CHECK;
+
 #endif

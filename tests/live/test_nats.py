@@ -417,3 +417,19 @@ def test_core_publishes_without_a_stream_and_says_so_once(db, herald, new_nats):
     delivery.check([json.loads(m[2]) for m in got], {"a": range(1, 4)})
     stream.stop()
     assert stream.err.count("without acknowledgements") == 1
+
+
+def test_an_address_that_names_a_missing_column_is_refused_at_the_start(db, herald, nats):
+    # Given a table without a column that the subjects name, and no event yet
+    db.sql("create table t (n int primary key)")
+
+    # then the stream does not begin
+    stream = herald(db, "--to", nats.url("x.{new.region}?stream=X"), ready=False)
+    assert stream.wait_exit() == 78
+    assert "{new.region}" in stream.err and "public.t" in stream.err
+
+    # but does when the output leaves that table out
+    db.sql("create table u (n int primary key, region text)")
+    stream = herald(db, "--to", nats.url("x.{new.region}?stream=X"), "--tables", "!t")
+    db.sql("insert into u values (1, 'eu')")
+    wait_until(lambda: nats.count("X") == 1, "the event")
