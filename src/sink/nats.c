@@ -297,7 +297,8 @@ static int take_answer(struct sink *s, natsMsg *m, struct err *err)
 			       "stream %s takes nothing now: it has no leader or is gone", n->stream);
 	if (memmem(answer.p, answer.n, "\"error\":", 8))
 		return not_stored(s, answer, err);
-	nats_stored(n, json_member(answer, "seq"));
+	if (n->noted)
+		nats_stored(n, json_member(answer, "seq"));
 	sink_ack(s, seq);
 	return 0;
 }
