@@ -118,6 +118,8 @@ static natsStatus set_options(struct sink *s, natsOptions *o, const struct url_h
 		st = set_user(s, o);
 	if (!st)
 		st = set_tls(s, o, h->host);
+	if (!st && own_loop) /* "send as soon as possible" spares waking the library's flusher */
+		st = natsOptions_SetSendAsap(o, true);
 	if (!st && own_loop)
 		st = natsOptions_SetEventLoop(o, s->state, loop_attach, loop_read, loop_write,
 					      loop_detach);
