@@ -16,10 +16,10 @@ Message = collections.namedtuple("Message", "topic retain id body")
 
 
 class Mosquitto:
-    """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; with
-    durable=True what it has answered survives its death."""
+    """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; its
+    sessions and what is queued for them outlive stop()."""
 
-    def __init__(self, tls=None, durable=False, **settings):
+    def __init__(self, tls=None, **settings):
         self.owner = postgres.server_owner()
         self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
         os.chmod(self.dir, 0o755)
@@ -30,8 +30,6 @@ class Mosquitto:
         self.subscribers = []
         if self.owner:
             os.chown(self.dir, self.owner["user"], self.owner["group"])
-        if durable:
-            settings = {"autosave_interval": 1, "autosave_on_changes": "true", **settings}
         self.configure(**settings)
         self.start()
 
@@ -67,9 +65,13 @@ class Mosquitto:
         self.process.kill()
         self.process.wait()
 
-    def url(self, template="", scheme="mqtt", user="", **params):
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(postgres.LIMIT)
+
+    def url(self, template="", scheme="mqtt", user="", port=None, **params):
         query = "&".join(f"{k}={v}" for k, v in params.items())
-        return f"{scheme}://{user}127.0.0.1:{self.port}/{template}" + (f"?{query}" if query else "")
+        return f"{scheme}://{user}127.0.0.1:{port or self.port}/{template}" + (f"?{query}" if query else "")
 
     def subscribe(self, topic="#", *args):
         """Reads from now on, with a session that outlives the broker."""
