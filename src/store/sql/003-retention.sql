@@ -1,0 +1,240 @@
+-- Snapshots, and events that go: by retention, or because somebody asked for it.
+
+create table herald.snapshot (
+	stream_number bigint primary key,
+	version bigint not null,
+	time timestamptz not null default now(),
+	state jsonb not null
+);
+
+-- Stores the state that a stream's events up to a version make; false where there is a later one.
+create function herald.snapshot_put(category text, stream text, version bigint, state jsonb)
+returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := stream;
+	here herald.stream;
+begin
+	select s.* into here from herald.stream s
+	where s.category = snapshot_put.category and s.id = wanted;
+	if not found or here.deleted or snapshot_put.version > here.version or snapshot_put.version < 0 then
+		raise exception '%/% has no version %', category, stream, version using errcode = 'PH003';
+	end if;
+	insert into herald.snapshot as s (stream_number, version, state)
+	values (here.number, snapshot_put.version, snapshot_put.state)
+	on conflict (stream_number) do update
+	set version = excluded.version, state = excluded.state, time = excluded.time
+	where s.version <= excluded.version;
+	return found;
+end
+$$;
+
+-- The latest snapshot of a stream, if there is one.
+create function herald.snapshot_get(category text, stream text)
+returns table (version bigint, state jsonb, "time" timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := stream;
+begin
+	return query
+	select n.version, n.state, n.time
+	from herald.stream s
+	join herald.snapshot n on n.stream_number = s.number
+	where s.category = snapshot_get.category and s.id = wanted;
+end
+$$;
+
+-- What an aggregate is made of: the latest snapshot (its state in data, no type) and the events behind
+-- it, or all events.
+create function herald.load(category text, stream text)
+returns table (version bigint, type text, data jsonb, metadata jsonb, id uuid, "time" timestamptz)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+declare
+	wanted constant herald.stream_id := stream;
+begin
+	return query
+	with s as materialized (
+		select s.number, n.version, n.state, n.time
+		from herald.stream s
+		left join herald.snapshot n on n.stream_number = s.number
+		where s.category = load.category and s.id = wanted
+	)
+	select s.version, null::text, s.state, null::jsonb, null::uuid, s.time from s where s.version is not null
+	union all
+	select e.* from s
+	cross join lateral (
+		select e.version, e.type, e.data, coalesce(e.metadata, '{}'), e.id, e.time from herald.entry e
+		where e.stream_number = s.number and e.version > coalesce(s.version, -1)
+		order by e.version
+	) e;
+end
+$$;
+
+-- How long events of a category are kept: max_age for each, max_count of each stream; null: for ever.
+create table herald.retention (
+	category text collate "C" primary key,
+	max_age interval,
+	max_count bigint check (max_count >= 1),
+	aged_position bigint not null default 0 -- everything of the category up to here was looked at
+);
+
+create function herald.retain(category text, max_age interval default null, max_count bigint default null)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+	if max_age is null and max_count is null then
+		delete from herald.retention r where r.category = retain.category;
+		return;
+	end if;
+	insert into herald.retention as r (category, max_age, max_count)
+	values (retain.category, retain.max_age, retain.max_count)
+	on conflict on constraint retention_pkey do update
+	set max_age = excluded.max_age, max_count = excluded.max_count, aged_position = 0;
+end
+$$;
+
+-- Removes events, whose positions are given, from both tables.
+create function herald.remove(positions bigint[]) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+	n bigint;
+begin
+	with gone as (
+		delete from herald.feed f where f.position = any (positions) returning f.stream_number, f.version
+	)
+	delete from herald.entry e using gone g
+	where e.stream_number = g.stream_number and e.version = g.version;
+	get diagnostics n = row_count;
+	return n;
+end
+$$;
+
+-- One batch: removes at most so many events that retention does not keep, and says how many; 0: there
+-- are none now. Not those that a subscription has still to see, unless forced. Appends wait for none
+-- of this: neither the stream's row nor a mark is taken.
+create function herald.purge(max_count integer default 1000, force boolean default false)
+returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+declare
+	slowest bigint := 9223372036854775807;
+	rule herald.retention;
+	old bigint[];
+	looked bigint;
+	removed bigint := 0;
+begin
+	perform pg_advisory_xact_lock(herald.mark_tag() << 48 | 281474976710655); -- one at a time
+	if not force then
+		slowest := coalesce((select min(c.position) from herald.checkpoint c), slowest);
+	end if;
+	for rule in select r.* from herald.retention r order by r.category loop
+		exit when removed >= max_count;
+		if rule.max_age is not null then
+			with page as (
+				select f.position, e.time
+				from herald.feed f
+				cross join lateral (
+					select e.time from herald.entry e
+					where e.stream_number = f.stream_number and e.version = f.version
+					limit 1
+				) e
+				where f.position > rule.aged_position and f.position <= slowest
+					and f.category = rule.category
+				order by f.position
+				limit max_count - removed
+			), aged as (
+				-- up to the first that is young enough
+				select p.position from page p
+				where p.position < coalesce((select min(y.position) from page y
+					where y.time >= clock_timestamp() - rule.max_age), 9223372036854775807)
+			)
+			select array_agg(a.position), max(a.position) into old, looked from aged a;
+			if old is not null then
+				removed := removed + herald.remove(old);
+				update herald.retention r set aged_position = looked where r.category = rule.category;
+			end if;
+		end if;
+		if rule.max_count is not null and removed < max_count then
+			select array_agg(x.position) into old
+			from (
+				select f.position
+				from herald.stream s
+				cross join lateral (
+					select f.position from herald.feed f
+					where f.stream_number = s.number and f.version <= s.version - rule.max_count
+						and f.position <= slowest
+					order by f.version
+					limit purge.max_count
+				) f
+				where s.category = rule.category and s.version >= rule.max_count
+				limit purge.max_count - removed
+			) x;
+			if old is not null then
+				removed := removed + herald.remove(old);
+			end if;
+		end if;
+	end loop;
+	return removed;
+end
+$$;
+
+-- Removes a stream's events before a version; the number of those that went.
+create function herald.truncate(category text, stream text, before bigint) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := stream;
+begin
+	return herald.remove(array(
+		select f.position from herald.feed f
+		join herald.stream s on s.number = f.stream_number
+		where s.category = truncate.category and s.id = wanted and f.version < before
+	));
+end
+$$;
+
+-- Removes a stream for good: its events, its snapshot, and what was parked of it. Its row remains as a
+-- tombstone, so that nothing can be appended to it again (PH007).
+create function herald.delete(category text, stream text) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	wanted constant herald.stream_id := stream;
+	gone bigint;
+	n bigint;
+begin
+	update herald.stream s set deleted = true
+	where s.category = delete.category and s.id = wanted
+	returning s.number into gone;
+	delete from herald.feed f where f.stream_number = gone;
+	delete from herald.snapshot s where s.stream_number = gone;
+	delete from herald.parked p where p.stream_number = gone;
+	delete from herald.entry e where e.stream_number = gone;
+	get diagnostics n = row_count;
+	return n;
+end
+$$;
+
+-- Replaces what an event says and keeps its place; its metadata goes, too. Snapshots of the stream from
+-- there on are dropped: they may hold what was to go.
+create function herald.redact("position" bigint, data jsonb default '{}') returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	here record;
+begin
+	select f.stream_number, f.version into here from herald.feed f where f.position = redact.position;
+	update herald.entry e set data = redact.data, metadata = null, redacted = true
+	where e.stream_number = here.stream_number and e.version = here.version;
+	if not found then
+		return false;
+	end if;
+	delete from herald.snapshot s
+	where s.stream_number = here.stream_number and s.version >= here.version;
+	return true;
+end
+$$;
+
+revoke all on all functions in schema herald from public;
+
+-- What removes or changes events is for the owner alone.
+call herald.allow('herald_writer', 'snapshot_put', 'snapshot_get', 'load');
+call herald.allow('herald_reader', 'snapshot_get', 'load');
+
+insert into herald.migration (number, name) values (3, 'retention');
