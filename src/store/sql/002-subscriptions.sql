@@ -94,6 +94,9 @@ begin
 		perform herald.set_options(subscribe.name, options);
 		return true;
 	end if;
+	-- Executors that acknowledge meanwhile wait for this, and then know of the barrier. Checkpoints are
+	-- locked before the subscription, here as everywhere.
+	update herald.checkpoint c set served = c.served where c.subscription = subscribe.name;
 	select s.* into here from herald.subscription s where s.name = subscribe.name for update;
 	if here.source <> subscribe.source then
 		raise exception 'subscription % has another source: %', name, here.source
@@ -101,12 +104,11 @@ begin
 	end if;
 	perform herald.set_options(subscribe.name, options);
 	if coalesce(here.next_partitions, here.partitions) <> subscribe.partitions then
-		-- Executors that acknowledge meanwhile wait for this, and then know of the barrier.
-		update herald.checkpoint c set served = c.served where c.subscription = subscribe.name;
 		update herald.subscription s set next_partitions = subscribe.partitions,
-			barrier = (select max(c.position) from herald.checkpoint c where c.subscription = s.name)
+			barrier = greatest(s.barrier,
+				(select max(c.position) from herald.checkpoint c where c.subscription = s.name))
 		where s.name = subscribe.name;
-		perform herald.cross_barrier(subscribe.name, 0);
+		perform herald.cross_barrier(subscribe.name);
 	end if;
 	return false;
 end
@@ -144,6 +146,9 @@ declare
 begin
 	if not exists (select from herald.subscription s where s.name = claim.name) then
 		raise exception 'there is no subscription %', name using errcode = 'PH006';
+	end if;
+	if exists (select from herald.subscription s where s.name = claim.name and s.barrier is not null) then
+		perform herald.cross_barrier(name);
 	end if;
 	return query
 	with free as materialized (
@@ -247,7 +252,10 @@ begin
 			exit;
 		end if;
 	end loop;
-	if taken is null and done > here.position then
+	if taken is null and done >= sub.barrier then
+		perform herald.ack(name, partition, token, greatest(done, here.position));
+		perform herald.release(name, partition, token); -- the partitions are about to change
+	elsif taken is null and done > here.position then
 		perform herald.ack(name, partition, token, done);
 	elsif here.lease_until < clock_timestamp() + here.lease / 2 then
 		perform herald.renew(name, partition, token);
@@ -280,38 +288,40 @@ begin
 		where p.subscription = ack.name and s.name = ack.name and p.done and p.position <= ack.position
 			and p.stream_number % s.partitions = ack.partition;
 	end if;
-	if exists (select from herald.subscription s where s.name = ack.name and s.barrier is not null) then
-		perform herald.cross_barrier(name, ack.position);
+	-- Events that were fetched before there was a barrier may move it.
+	if exists (select from herald.subscription s where s.name = ack.name and s.barrier < ack.position) then
+		update herald.subscription s set barrier = ack.position
+		where s.name = ack.name and s.barrier < ack.position;
 	end if;
 end
 $$;
 
--- Once all partitions have come to the barrier there may be another number of them. One whose
--- executor had fetched more before the barrier was there moves it.
-create function herald.cross_barrier(name text, reached bigint) returns void
+-- Once all partitions have come to the barrier, and nobody has events of one in hand, there may be
+-- another number of them. While somebody is at work on one this does nothing, and does not wait.
+create function herald.cross_barrier(name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
 	here herald.subscription;
+	last_token bigint;
 begin
+	perform from herald.checkpoint c where c.subscription = cross_barrier.name for update skip locked;
+	get diagnostics last_token = row_count;
 	select s.* into here from herald.subscription s where s.name = cross_barrier.name for update;
-	if here.barrier is null then
-		return;
-	elsif reached > here.barrier then
-		update herald.subscription s set barrier = reached where s.name = cross_barrier.name;
-		here.barrier := reached;
-	end if;
-	if exists (select from herald.checkpoint c
-		where c.subscription = cross_barrier.name and c.position < here.barrier) then
+	if here.barrier is null or last_token < here.partitions or exists (
+		select from herald.checkpoint c
+		where c.subscription = cross_barrier.name and (c.position < here.barrier
+			or c.owner is not null and c.lease_until > clock_timestamp())
+	) then
 		return;
 	end if;
-	with old as (
-		delete from herald.checkpoint c where c.subscription = cross_barrier.name returning c.token
-	)
-	select max(o.token) + 1 into reached from old o;
+	select max(c.token) into last_token
+	from herald.checkpoint c where c.subscription = cross_barrier.name;
+	delete from herald.checkpoint c where c.subscription = cross_barrier.name;
 	insert into herald.checkpoint (subscription, partition, position, token)
-	select cross_barrier.name, i, here.barrier, reached
+	select cross_barrier.name, i, here.barrier, last_token + 1
 	from generate_series(0, here.next_partitions - 1) i;
-	update herald.subscription s set partitions = s.next_partitions, next_partitions = null, barrier = null
+	update herald.subscription s
+	set partitions = s.next_partitions, next_partitions = null, barrier = null
 	where s.name = cross_barrier.name;
 end
 $$;

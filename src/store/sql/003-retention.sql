@@ -116,15 +116,16 @@ create function herald.purge(max_count integer default 1000, force boolean defau
 returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
-	slowest bigint := 9223372036854775807;
+	slowest bigint;
 	rule herald.retention;
 	old bigint[];
 	looked bigint;
 	removed bigint := 0;
 begin
 	perform pg_advisory_xact_lock(herald.mark_tag() << 48 | 281474976710655); -- one at a time
+	slowest := herald.horizon(); -- what appears later must not have been passed
 	if not force then
-		slowest := coalesce((select min(c.position) from herald.checkpoint c), slowest);
+		slowest := least(slowest, (select min(c.position) from herald.checkpoint c));
 	end if;
 	for rule in select r.* from herald.retention r order by r.category loop
 		exit when removed >= max_count;
