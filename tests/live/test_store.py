@@ -419,16 +419,40 @@ def test_store_roles_can_do_their_work_and_nothing_else(db, orders):
         db.sql("drop role shop, news")
 
 
-def test_store_a_callers_search_path_is_not_used(db, orders):
-    """Given a caller whose own schema has an operator and a table of the names that are used."""
+TRAPS = [("bigint", "=", "bigint", "boolean"), ("text", "=", "text", "boolean"), ("text", "<>", "text", "boolean"),
+         ("jsonb", "=", "jsonb", "boolean"), ("jsonb", "-", "text[]", "jsonb"), ("jsonb", "->", "text", "jsonb"),
+         ("jsonb", "->>", "text", "text"), ("bigint", "+", "bigint", "bigint"), ("bigint", "+", "integer", "bigint"),
+         ("bigint", "<<", "integer", "bigint"), ("bigint", "|", "bigint", "bigint"), ("text", "||", "bigint", "text"),
+         ("text", "||", "text", "text"), ("bigint", "<=", "bigint", "boolean"), ("bigint", ">", "bigint", "boolean"),
+         ("text", "||", "anynonarray", "text"), ("bigint", ">", "integer", "boolean"), ("uuid", "=", "uuid", "boolean")]
+TRAP_FUNCTIONS = ["jsonb_typeof(jsonb) returns text", "gen_random_uuid() returns uuid", "nextval(regclass) returns bigint",
+                  "pg_sequence_last_value(regclass) returns bigint", "pg_advisory_xact_lock_shared(bigint) returns text",
+                  "set_config(text, text, boolean) returns text", "current_setting(text, boolean) returns text",
+                  "pg_current_xact_id() returns xid8", "hashtext(text) returns integer"]
+
+
+@pytest.mark.parametrize("isolated", [False, True], ids=["new session", "session that has appended"])
+def test_store_a_callers_search_path_is_not_used(db, orders, isolated):
+    """Given a caller whose own schema has functions and operators with the names of PostgreSQL's, put
+    before these; then the functions that run with the owner's rights call none of them."""
+    trap = "language plpgsql as 'begin raise exception ''trapped''; end'"
+    db.sql("create schema trap; create table trap.text (n int)")
+    for n, (left, operator, right, result) in enumerate(TRAPS):
+        db.sql(f"create function trap.f{n}({left}, {right}) returns {result} {trap}; "
+               f"create operator trap.{operator} (leftarg = {left}, rightarg = {right}, function = trap.f{n})")
+    for function in TRAP_FUNCTIONS:
+        db.sql(f"create function trap.{function} {trap}")
     with contextlib.closing(db.connect()) as connection:
-        postgres.execute(connection, "create schema trap; create function trap.no(bigint, bigint) returns boolean "
-                         "language sql as 'select false'; create operator trap.= (leftarg = bigint, "
-                         "rightarg = bigint, function = trap.no); set search_path = trap, pg_catalog")
         here = Store(connection)
-        here.append("1", event())
-        here.append("1", event(), 0)
-        assert versions(here.stream("1")) == versions(here.read()) == [0, 1]
+        if isolated:
+            here.append("0", [event(), event()])
+        postgres.execute(connection, "set search_path = trap, pg_catalog")
+        for events in event(), event(), [event(id=ids(1)[0]), event()], event(id=ids(1)[0]):
+            postgres.execute(connection, "select herald.append('order'::pg_catalog.text, '1'::pg_catalog.text, "
+                             "%s::pg_catalog.jsonb)", (json.dumps(events),))
+        postgres.execute(connection, "select * from herald.read_stream('order', '1')")
+        postgres.execute(connection, "select * from herald.read()")
+    assert versions(orders.stream("1")) == list(range(5))
 
 
 def test_store_with_ids_that_are_uuids(db):
