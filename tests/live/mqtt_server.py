@@ -66,8 +66,16 @@ class Mosquitto:
         self.process.wait()
 
     def stop(self):
+        """A signal that comes while it starts may be lost."""
         self.process.terminate()
-        self.process.wait(postgres.LIMIT)
+        postgres.wait_until(self._stopped, "mosquitto to stop")
+
+    def _stopped(self):
+        try:
+            return self.process.wait(1) is not None
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            return False
 
     def url(self, template="", scheme="mqtt", user="", port=None, **params):
         query = "&".join(f"{k}={v}" for k, v in params.items())
