@@ -130,8 +130,8 @@ static void refused_batch(struct sink *s, const rd_kafka_message_t *m, uint64_t 
 static void take_failure(struct sink *s, const rd_kafka_message_t *m, uint64_t seq)
 {
 	struct kafka *k = s->state;
-	const char *text = rd_kafka_message_errstr(m);
 
+	/* not rd_kafka_message_errstr: of messages that were sent it is the payload */
 	switch ((int)m->err) {
 	case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
 	case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
@@ -149,8 +149,7 @@ static void take_failure(struct sink *s, const rd_kafka_message_t *m, uint64_t s
 	case RD_KAFKA_RESP_ERR__FATAL:
 		break; /* for another one's failure, which is reported too */
 	default:
-		over(k, kafka_kind(m->err), text ? text : rd_kafka_err2str(m->err),
-		     kafka_mend(m->err));
+		over(k, kafka_kind(m->err), rd_kafka_err2str(m->err), kafka_mend(m->err));
 	}
 }
 
