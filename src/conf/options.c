@@ -167,7 +167,7 @@ const struct option options[] = {
 	{ "seconds", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(seconds),
 	  "demo", "N", "0", 0, 1000000, "end after so many seconds; 0: when interrupted" },
 	{ "json", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(json),
-	  "check status consume", .help = "write JSON" },
+	  "check status consume store", .help = "write JSON" },
 	{ "yes", 'y', OPTION_BOOL, OPTION_FLAG_ONLY, AT(yes),
 	  "drop", .help = "do not ask" },
 	{ "help", 'h', OPTION_BOOL, OPTION_FLAG_ONLY, AT(help),

@@ -11,6 +11,15 @@ import postgres  # noqa: E402
 import cutter  # noqa: E402
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Servers that run as other users read certificates and the like from a test's folder."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if "pytest-" in str(folder):
+            folder.chmod(0o755)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def server():
     """The server that most tests share: fast, because nothing of it need survive a crash."""

@@ -230,7 +230,7 @@ def test_replaying_the_file_makes_the_same_database(server, db, herald, tmp_path
         # and there was something of everything
         lines = read_lines(path)
         for part in (b'"insert"', b'"update"', b'"delete"', b'"truncate"', b'"unchanged":', b'"prefix":"ddl"'):
-            assert sum(part in line for line in lines) > 3, part
+            assert any(part in line for line in lines), part
         assert sum(len(rows) for _, rows in wanted.values()) > 30
     finally:
         copy.drop()
