@@ -7,7 +7,9 @@
  * topic `positions` under the key sink->origin, the position of the last one are one Kafka
  * transaction, and the position is read back when the output is opened. Taken is then what is
  * committed. The transactional id is ID-HASH, of sink->origin, so outputs with the same ID do not
- * fence each other, but a process fences the one whose place it takes.
+ * fence each other, but a process fences the one whose place it takes. Who is fenced opens again: a
+ * coordinator also fences a transaction that took too long, and the position read back says what of
+ * it is there.
  *
  * librdkafka retries on its own, which cannot repeat anything as long as the producer lives. It
  * must not skip anything either: enable.gapless.guarantee makes a failed batch fatal to the
@@ -46,8 +48,6 @@ enum err_kind kafka_kind(rd_kafka_resp_err_t code)
 		RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
 		RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
 		RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT,
-		RD_KAFKA_RESP_ERR_PRODUCER_FENCED,
-		RD_KAFKA_RESP_ERR__FENCED,
 	};
 
 	for (size_t i = 0; i < sizeof(for_the_user) / sizeof(for_the_user[0]); i++)
@@ -59,7 +59,8 @@ enum err_kind kafka_kind(rd_kafka_resp_err_t code)
 const char *kafka_mend(rd_kafka_resp_err_t code)
 {
 	if (code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED || code == RD_KAFKA_RESP_ERR__FENCED)
-		return "; another process has taken this one's place";
+		return "; another process has taken this one's place, or a transaction took too "
+		       "long";
 	if (code == RD_KAFKA_RESP_ERR__AUTHENTICATION ||
 	    code == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
 		return "; look at user and password in the URL and at sasl=";
