@@ -100,7 +100,8 @@ $$;
 create function herald.publish() returns trigger
 language plpgsql security definer as $$
 declare
-	setting constant pg_catalog.text := 'pgherald.mark_' operator(pg_catalog.||) herald.mark_tag();
+	setting constant pg_catalog.text := 'pgherald.mark_'
+		operator(pg_catalog.||) herald.mark_tag()::pg_catalog.text;
 	me constant pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
 begin
 	if pg_catalog.current_setting(setting, true) operator(pg_catalog.=) me then
