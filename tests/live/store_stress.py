@@ -185,15 +185,26 @@ def measure(server, seconds=10.0, naive=False, kills=2, immediate=False):
         if i < kills:
             killed += kill_a_backend(server, rng)
     stop.set()
-    commits = dict(answers.get(timeout=postgres.LIMIT) for _ in names)
+    ended = []
+    deadline = time.monotonic() + postgres.LIMIT
+
+    def all_ended():
+        while not answers.empty():
+            ended.append(answers.get())
+        return len(ended) == len(names) or time.monotonic() > deadline
+
+    reader.follow(all_ended)
+    commits = dict(ended)
+    assert len(commits) == len(names), "a writer failed"
     for worker in workers:
         worker.join(postgres.LIMIT)
     truth = postgres.wait_until(lambda: all_positions(db), "the server to answer")
     deadline = time.monotonic() + 10
     reader.follow(lambda: reader.after >= max(truth) or time.monotonic() > deadline)
 
+    settled = min(t for of in commits.values() for t in of.values() if t) + 1  # all have connected
     lags = sorted(now - commits[by][n] for by, n, now in reader.seen.values()
-                  if by != "holder" and commits[by].get(n))
+                  if by != "holder" and (commits[by].get(n) or 0) > settled)
     return Result(len(truth), len(truth - reader.seen.keys()), reader.breaks, reader.repeated,
                   *(1000 * percentile(lags, share) for share in (0.5, 0.99, 1)), killed)
 
