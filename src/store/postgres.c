@@ -42,7 +42,7 @@ static int read_version(PGconn *sql, struct store_place place, int *version, str
 		return res ? 0 : -1;
 	res = query(sql, place, err, "SELECT max(number) FROM herald.migration", 0, NULL);
 	if (res)
-		*version = atoi(PQgetvalue(res, 0, 0));
+		*version = (int)strtol(PQgetvalue(res, 0, 0), NULL, 10);
 	PQclear(res);
 	return res ? 0 : -1;
 }

@@ -195,7 +195,7 @@ declare
 	wanted_stream bigint;
 	horizon bigint;
 	done bigint;
-	upto bigint;
+	looked bigint;
 	taken bigint[];
 	blocked bigint[];
 begin
@@ -212,7 +212,7 @@ begin
 	end if;
 	done := here.position;
 	while done < horizon loop
-		upto := least(horizon, done + window_size);
+		looked := least(horizon, done + window_size);
 		with page as (
 			select f.position,
 				exists (
@@ -221,7 +221,7 @@ begin
 						and p.blocks and not p.done
 				) as blocked
 			from herald.feed f
-			where f.position > done and f.position <= upto
+			where f.position > done and f.position <= looked
 				and (wanted_stream is null or f.stream_number = wanted_stream)
 				and (sub.categories is null or f.category = any (sub.categories))
 				and (sub.topics is null or f.topic = any (sub.topics))
@@ -236,7 +236,7 @@ begin
 		)
 		select array_agg(p.position order by p.position) filter (where not p.blocked),
 			array_agg(p.position order by p.position) filter (where p.blocked),
-			case when count(*) = max_count then max(p.position) else upto end
+			case when count(*) = max_count then max(p.position) else looked end
 		into taken, blocked, done
 		from page p;
 		if blocked is not null then
