@@ -5,22 +5,17 @@
  * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
  * is opened, and the last line's position tells what not to write again.
  *
- * PATH.position is one line, always of the same length:
- *
- *     POSITION LENGTH LSN SYSTEM TIMELINE
- *
- * The last three are the mark. The first two serve formats whose lines carry no position: after
- * each fsync they say how far the file is whole, and up to which event.
+ * Formats whose lines carry no position, or that make several lines of an event, go by the line
+ * beside the file (file_position.c): after each fsync it says how far the file is whole, and up to
+ * which event. It also says what the last file held when this one is empty because it is new.
  */
+#include "sink/file.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "encode/encode.h"
-#include "sink/sink.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -28,16 +23,7 @@
 
 #define SYNC_EVERY_MS 1000
 
-struct file {
-	int fd;
-	int beside;           /* PATH.position, or -1 */
-	struct position last; /* of the last message written */
-	size_t unsynced;      /* bytes */
-	int64_t oldest_ms;    /* when the first of them was written */
-	uint64_t written;     /* the last sequence number written */
-};
-
-static int fail(const struct sink *s, const char *what, struct err *err)
+int file_fail(const struct sink *s, const char *what, struct err *err)
 {
 	bool passes = errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == EAGAIN;
 
@@ -71,10 +57,10 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 	size_t n = (size_t)(to - from);
 	int failed = 0;
 
-	if (!s->format->position || n == 0)
+	if (n == 0)
 		return 0;
 	if (pread(fd, strbuf_room(&line, n), n, from) != (ssize_t)n)
-		failed = fail(s, "read", err);
+		failed = file_fail(s, "read", err);
 	else if (!s->format->position((struct str){ line.p, n }, &s->held))
 		failed = err_set(err, ERR_CONFIG,
 				 "the last line of %s is not an event in format %s: move the file "
@@ -84,110 +70,134 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 	return failed;
 }
 
-#define BESIDE_LEN (POSITION_LEN + 1 + 20 + 1 + 16 + 1 + 20 + 1 + 10 + 1)
-
-static int write_beside(struct sink *s, const struct mark *m, struct err *err)
+/* Whether the note beside says where the file is whole, and not its last line. */
+static bool by_length(const struct sink *s)
 {
-	struct file *f = s->state;
-	char line[BESIDE_LEN + 1];
-	struct stat st;
-
-	if (f->beside < 0)
-		return 0;
-	if (fstat(f->fd, &st))
-		return fail(s, "look at", err);
-	position_print(f->last, line);
-	snprintf(line + POSITION_LEN, sizeof(line) - POSITION_LEN,
-		 " %020jd %016" PRIX64 " %020" PRIu64 " %010" PRIu32 "\n", (intmax_t)st.st_size,
-		 m->lsn, m->system_id, m->timeline);
-	if (pwrite(f->beside, line, BESIDE_LEN, 0) != BESIDE_LEN || fdatasync(f->beside))
-		return fail(s, "write the position beside", err);
-	s->mark = *m;
-	return 0;
-}
-
-/* Takes the position, the length and the mark from beside the file, where they are. */
-static int read_beside(struct sink *s, struct position *last, off_t *whole, struct err *err)
-{
-	struct file *f = s->state;
-	char *path = NULL, line[BESIDE_LEN + 1] = "", *at = line + POSITION_LEN;
-
-	if (asprintf(&path, "%s.position", s->url.path) < 0)
-		mem_die();
-	f->beside = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-	free(path);
-	if (f->beside < 0)
-		return fail(s, "open the position beside", err);
-	if (pread(f->beside, line, BESIDE_LEN, 0) != BESIDE_LEN ||
-	    !position_parse((struct str){ line, POSITION_LEN }, last))
-		return 0;
-	*whole = (off_t)strtoull(at, &at, 10);
-	s->mark.lsn = strtoull(at, &at, 16);
-	s->mark.system_id = strtoull(at, &at, 10);
-	s->mark.timeline = (uint32_t)strtoul(at, &at, 10);
-	return 0;
+	return !s->format->position || s->format->tombstones;
 }
 
 /* Reads the last whole line's position and cuts what is behind it. */
-static int resume_lines(struct sink *s, int fd, off_t size, struct err *err)
+static int resume_lines(struct sink *s, struct err *err)
 {
-	off_t end = last_newline(fd, size);
-	off_t begin = end > 0 ? last_newline(fd, end) + 1 : 0;
+	struct file *f = s->state;
+	off_t end = last_newline(f->fd, f->size);
+	off_t begin = end > 0 ? last_newline(f->fd, end) + 1 : 0;
 
-	if (end >= 0 && read_position(s, fd, begin, end, err))
+	if (end >= 0 && s->format->position && read_position(s, f->fd, begin, end, err))
 		return -1;
-	if (end + 1 != size && ftruncate(fd, end + 1))
-		return fail(s, "cut the torn last line of", err);
+	if (end + 1 != f->size && ftruncate(f->fd, end + 1))
+		return file_fail(s, "cut the torn last line of", err);
+	f->size = end + 1;
 	return 0;
 }
 
-static int resume(struct sink *s, int fd, struct err *err)
+/* An empty file is a new one, whatever one of that name there was before, unless the note says that
+ * it is empty because what was in it is in a closed file. */
+static int resume(struct sink *s, const struct file_note *note, struct err *err)
 {
 	struct file *f = s->state;
-	off_t whole = -1;
+	bool moved = note->length == 0 && note->last.lsn;
+
+	s->held = note->last;
+	if (f->size == 0 && !moved) {
+		s->held = (struct position){ 0 };
+		s->mark = (struct mark){ 0 };
+	} else if (by_length(s) && note->found && f->size >= note->length) {
+		if (f->size > note->length && ftruncate(f->fd, note->length))
+			return file_fail(s, "cut the end of", err);
+		f->size = note->length;
+	} else if (s->format->position) {
+		if (!moved)
+			s->held = (struct position){ 0 };
+		if (resume_lines(s, err))
+			return -1;
+	}
+	f->last = s->held;
+	return file_note_write(s, false, &s->mark, err); /* a crash cuts back to this */
+}
+
+/* Opens the file of f->day; a dated one need not be there. */
+static int open_path(struct sink *s, int flags, struct err *err)
+{
+	struct file *f = s->state;
+	char *path = file_name(s->url.path, f->day, 0);
 	struct stat st;
 
-	if (fstat(fd, &st))
-		return fail(s, "look at", err);
-	if (!S_ISREG(st.st_mode))
-		return 0;
-	if (read_beside(s, &f->last, &whole, err))
+	f->fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC | flags, 0644);
+	free(path);
+	f->size = 0;
+	if (f->fd < 0)
+		return errno == ENOENT && !flags ? 0 : file_fail(s, "open", err);
+	if (flock(f->fd, LOCK_EX | LOCK_NB))
+		return err_set(err, ERR_RETRY, "%s is being written by another process", s->url.path);
+	if (fstat(f->fd, &st))
+		return file_fail(s, "look at", err);
+	f->size = st.st_size;
+	if (f->rotate_seconds)
+		f->period = st.st_mtime / f->rotate_seconds;
+	return 0;
+}
+
+int file_begin(struct sink *s, int64_t day, struct err *err)
+{
+	struct file *f = s->state;
+
+	f->day = day;
+	if (open_path(s, O_CREAT, err))
 		return -1;
-	if (st.st_size == 0) { /* a new file, whatever one of that name there was before */
-		f->last = (struct position){ 0 };
-		s->mark = (struct mark){ 0 };
-		whole = 0;
-	}
-	if (s->format->position)
-		return resume_lines(s, fd, st.st_size, err);
-	s->held = f->last;
-	if (whole >= 0 && whole < st.st_size && ftruncate(fd, whole))
-		return fail(s, "cut the end of", err);
-	return write_beside(s, &s->mark, err); /* from here on a crash cuts back to this */
+	if (f->size && ftruncate(f->fd, f->size = last_newline(f->fd, f->size) + 1))
+		return file_fail(s, "cut the torn last line of", err);
+	if (file_sync_folder(s->url.path))
+		return file_fail(s, "sync the folder of", err);
+	return file_note_write(s, false, &s->mark, err);
+}
+
+/* Pipes and devices: no position beside, nothing to read back. */
+static int open_special(struct sink *s, struct err *err)
+{
+	struct file *f = s->state;
+
+	if (file_numbered(f))
+		return err_set(err, ERR_CONFIG, "%s is no file that could be rotated", s->url.path);
+	return open_path(s, O_CREAT, err);
 }
 
 static int file_open(struct sink *s, struct err *err)
 {
+	const char *method = sink_text(s, "compress_closed");
 	struct file *f = s->state;
+	struct file_note note;
+	struct stat st;
 
-	f->beside = -1;
-	f->fd = open(s->url.path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-	if (f->fd < 0)
-		return fail(s, "open", err);
-	if (flock(f->fd, LOCK_EX | LOCK_NB))
-		return err_set(err, ERR_RETRY, "%s is being written by another process", s->url.path);
-	return resume(s, f->fd, err);
+	f->fd = f->beside = -1;
+	f->day = NO_DAY;
+	file_rotate_settings(s);
+	if (stat(s->url.path, &st) == 0 && !S_ISREG(st.st_mode))
+		return open_special(s, err);
+	if (file_note_open(s, &note, err) || file_rotate_recover(s, &note, err))
+		return -1;
+	if (!f->dated || f->day != NO_DAY)
+		if (open_path(s, f->dated ? 0 : O_CREAT, err))
+			return -1;
+	if (file_sync_folder(s->url.path))
+		return file_fail(s, "sync the folder of", err);
+	if (resume(s, &note, err))
+		return -1;
+	if (method)
+		f->compression = compression_start(s->url.path, method);
+	compression_wake(f->compression, f->day);
+	return 0;
 }
 
-static int sync_now(struct sink *s, struct err *err)
+int file_sync(struct sink *s, struct err *err)
 {
 	struct file *f = s->state;
 
 	if (!f->unsynced)
 		return 0;
 	if (fdatasync(f->fd) && errno != EINVAL && errno != EROFS) /* pipes cannot be synced */
-		return fail(s, "sync", err);
-	if (!s->format->position && write_beside(s, &s->mark, err))
+		return file_fail(s, "sync", err);
+	if (by_length(s) && file_note_write(s, false, &s->mark, err))
 		return -1;
 	f->unsynced = 0;
 	sink_took(s, f->written);
@@ -197,13 +207,13 @@ static int sync_now(struct sink *s, struct err *err)
 /* What is written beside must not be ahead of what is durable. */
 static int file_mark(struct sink *s, const struct mark *m, struct err *err)
 {
-	if (sync_now(s, err))
+	if (file_sync(s, err))
 		return -1;
-	return write_beside(s, m, err);
+	return file_note_write(s, false, m, err);
 }
 
-static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
-		     struct err *err)
+static int write_lines(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		       struct err *err)
 {
 	struct file *f = s->state;
 	size_t at = b->messages[from].at, end = b->messages[to - 1].at + b->messages[to - 1].n + 1;
@@ -212,12 +222,13 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint3
 		ssize_t n = write(f->fd, b->body.p + at, end - at);
 
 		if (n < 0 && errno != EINTR)
-			return fail(s, "write to", err);
+			return file_fail(s, "write to", err);
 		if (n <= 0)
 			continue;
 		if (!f->unsynced)
 			f->oldest_ms = clock_ms();
 		f->unsynced += (size_t)n;
+		f->size += n;
 		at += (size_t)n;
 	}
 	f->written = b->first + to - 1;
@@ -225,15 +236,30 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint3
 	return 0;
 }
 
+static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
+		     struct err *err)
+{
+	for (uint32_t next; from < to; from = next) {
+		if (file_rotate(s, b, from, to, err))
+			return -1;
+		next = file_rotate_fit(s, b, from, to);
+		if (write_lines(s, b, from, next, err))
+			return -1;
+	}
+	return 0;
+}
+
 static int file_poll(struct sink *s, int timeout_ms, struct err *err)
 {
 	struct file *f = s->state;
 
+	if (file_rotate_tick(s, &timeout_ms, err))
+		return -1;
 	if (f->unsynced) {
 		int64_t left = f->oldest_ms + SYNC_EVERY_MS - clock_ms();
 
 		if (left <= 0 || sink_pressed(s))
-			return sync_now(s, err);
+			return file_sync(s, err);
 		if (timeout_ms < 0 || timeout_ms > left)
 			timeout_ms = (int)left;
 	}
@@ -246,16 +272,28 @@ static void file_close(struct sink *s)
 {
 	struct file *f = s->state;
 
-	if (f->beside > 0)
-		close(f->beside);
-	if (f->fd > 0)
+	compression_stop(f->compression);
+	if (f->fd >= 0)
 		close(f->fd);
+	if (f->beside >= 0)
+		close(f->beside);
 }
 
 static int file_check(const struct url *url, struct err *err)
 {
-	return url->path[0] ? 0 : err_set(err, ERR_CONFIG, "it names no file, as file:PATH does");
+	if (!url->path[0])
+		return err_set(err, ERR_CONFIG, "it names no file, as file:PATH does");
+	return file_rotate_check(url, err);
 }
+
+static const struct sink_param params[] = {
+	{ "rotate_size", PARAM_TEXT, "BYTES", NULL, 1, 20,
+	  "close the file before it is larger: 100M; K, M and G are powers of 1024" },
+	{ "rotate_seconds", PARAM_INT, "N", NULL, 1, 31622400,
+	  "close the file when the clock passes a multiple: 3600 is each full hour of UTC" },
+	{ "compress_closed", PARAM_CHOICE, "gzip|zstd", NULL, 0, 0, "compress closed files" },
+	{ 0 },
+};
 
 const struct sink_driver sink_file = {
 	.name = "file",
@@ -263,12 +301,14 @@ const struct sink_driver sink_file = {
 	.schemes = (const char *const[]){ "file", NULL },
 	.help = "file:PATH  appends one event a line; taken when it is on disk. A torn last line, "
 		"as a "
-		"crash leaves, is cut, and what the file holds already is not written again",
+		"crash leaves, is cut, and what the file holds already is not written again. "
+		"{date} in the file's name is the day of the commit (UTC)",
+	.params = params,
 	.state_size = sizeof(struct file),
 	.open = file_open,
 	.send = file_send,
 	.poll = file_poll,
-	.flush = sync_now,
+	.flush = file_sync,
 	.mark = file_mark,
 	.close = file_close,
 };
