@@ -1,5 +1,6 @@
 """file:PATH that rotates: by size, by time and by day, with compression, through crashes."""
 import datetime
+import functools
 import gzip
 import json
 import os
@@ -12,7 +13,6 @@ import delivery
 import herald as program
 import postgres
 from test_output import small_disk  # noqa: F401
-from test_restart import Writer, check_whole, make_tables
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 10))
 NUMBERED = re.compile(r"\.(\d{9})(\.gz|\.zst)?$")
@@ -25,6 +25,15 @@ def names(folder, part="out"):
     found = [n for n in found if not {n + ".gz", n + ".zst"} & set(found)]
     closed = sorted(n for n in found if NUMBERED.search(n))
     return closed + sorted(n for n in found if not NUMBERED.search(n))
+
+
+@functools.cache
+def closed_content(folder, name):
+    """A closed file never changes, but for its ending."""
+    for ending in ("", ".gz", ".zst"):
+        if os.path.exists(f"{folder}/{name}{ending}"):
+            return content(f"{folder}/{name}{ending}")
+    raise FileNotFoundError(name)
 
 
 def content(path):
@@ -42,7 +51,11 @@ def lines(folder, part="out"):
     can vanish between listing and opening: then look again."""
     while True:
         try:
-            all_of = [(n, content(os.path.join(folder, n))) for n in names(folder, part)]
+            *closed, current = names(folder, part) or [None]
+            if current is None:
+                return []
+            all_of = [(n, closed_content(folder, re.sub(r"\.(gz|zst)$", "", n))) for n in closed]
+            all_of.append((current, content(f"{folder}/{current}")))
         except FileNotFoundError:
             continue
         for name, text in all_of[:-1]:
@@ -70,23 +83,42 @@ def test_a_file_is_closed_before_it_is_too_large(db, herald, tmp_path):
     assert names(tmp_path)[0] == "out.json.000000001"
 
 
-def test_killed_at_random_while_files_are_closed(db, herald, tmp_path):
-    make_tables(db)
-    writer = Writer(db, seed=3)
+def kill_at_random(db, herald, tmp_path, to, rows=300, args=()):
+    """Kills pgherald in the middle of each round's rows, then lets it finish; all are there once."""
+    delivery.make_tables(db)
     luck = random.Random(11)
-    to = f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=gzip"
-    herald(db, "--to", to).stop()
-    writer.start()
-    for _ in range(ROUNDS):
-        stream = herald(db, "--to", to)
-        wanted = len(lines(tmp_path)) + luck.randrange(1, 120)
-        stream.wait_until(lambda: len(lines(tmp_path)) >= wanted, "some events")
+    herald(db, *args, "--to", to).stop()
+    for n in range(ROUNDS):
+        stream = herald(db, *args, "--to", to)
+        thread = threading.Thread(target=delivery.insert, args=(db, n * rows + 1, n * rows + rows))
+        thread.start()
+        goal = n * rows + luck.randint(1, rows)
+        stream.wait_until(lambda: len(lines(tmp_path)) >= goal, f"{goal} events")
         stream.kill9()
-        events(tmp_path)
-    writer.stop()
-    stream = herald(db, "--to", to)
+        thread.join()
+        events(tmp_path)  # no line of a closed file is torn
+    stream = herald(db, *args, "--to", to)
+    stream.wait_until(lambda: len(lines(tmp_path)) >= ROUNDS * rows, "the rest")
     stream.wait_confirmed(db)
     stream.stop()
-    check_whole(db, events(tmp_path))
     closed = numbers_of(tmp_path)
     assert closed == list(range(1, len(closed) + 1)) and len(closed) > ROUNDS
+    return [e["new"]["n"] for e in events(tmp_path)], list(range(1, ROUNDS * rows + 1))
+
+
+def test_killed_at_random_while_files_are_closed(db, herald, tmp_path):
+    found, wanted = kill_at_random(db, herald, tmp_path, f"file:{tmp_path}/out.json?rotate_size=1K")
+    assert found == wanted
+
+
+def test_killed_at_random_while_files_are_compressed(db, herald, tmp_path):
+    found, wanted = kill_at_random(db, herald, tmp_path,
+                                   f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=zstd")
+    assert found == wanted
+
+
+def test_killed_at_random_with_a_format_without_positions(db, herald, tmp_path):
+    found, wanted = kill_at_random(db, herald, tmp_path,
+                                   f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=gzip",
+                                   args=("--format", "pgevents"))
+    assert found == wanted
