@@ -101,7 +101,7 @@ static bool is_int(const struct sink_param *row, const char *value)
 	return isdigit((unsigned char)*value) && !*end && v >= row->min && v <= row->max;
 }
 
-static int check_value(const struct sink_param *row, const char *value, struct err *err)
+int param_check(const struct sink_param *row, const char *value, struct err *err)
 {
 	size_t n = strlen(value);
 
@@ -138,7 +138,7 @@ static int check_params(const struct sink_driver *d, const struct url *url, stru
 		if (!row)
 			return err_set(err, ERR_CONFIG, "%s: has no parameter \"%.50s\"",
 				       url->scheme, url->params[i].name);
-		if (check_value(row, url->params[i].value, err))
+		if (param_check(row, url->params[i].value, err))
 			return err_add(err, "%s", url->params[i].name);
 	}
 	return 0;

@@ -30,6 +30,9 @@ struct sink_param {
 	const char *help; /* one line */
 };
 
+/* CONFIG for a value that the row does not allow. */
+int param_check(const struct sink_param *row, const char *value, struct err *err) MUST_CHECK;
+
 /* Rows that every driver with TLS has. */
 #define PARAMS_TLS                                                                                 \
 	{ "ca",                                                                                    \

@@ -28,163 +28,11 @@
 /* Not so long that with its reply a subject breaks the server's limit of a line (4096). */
 #define SUBJECT_MOST 2048
 
-static natsStatus loop_attach(void **data, void *loop, natsConnection *nc, natsSock fd)
-{
-	struct nats *n = loop;
-
-	n->fd = fd;
-	*data = n;
-	return NATS_OK;
-}
-
-static natsStatus loop_read(void *data, bool add)
-{
-	return NATS_OK; /* poll() always looks */
-}
-
-/* Comes late and from another thread: what waits to be written is seen by its amount. */
-static natsStatus loop_write(void *data, bool add)
-{
-	return NATS_OK;
-}
-
-static natsStatus loop_detach(void *data)
-{
-	return NATS_OK;
-}
-
-/* The library's own would write to standard error. */
-static void ignore_error(natsConnection *nc, natsSubscription *sub, natsStatus status, void *arg)
-{
-}
-
-/* Also for nats://, as servers may insist on TLS there. */
-static natsStatus set_tls(const struct sink *s, natsOptions *o, const char *host)
-{
-	const char *ca = sink_text(s, "ca"), *cert = sink_text(s, "cert");
-	const char *key = sink_text(s, "cert_key");
-	natsStatus st = natsOptions_SetSecure(o, strcmp(s->url.scheme, "tls") == 0);
-
-	if (!st && ca)
-		st = natsOptions_LoadCATrustedCertificates(o, ca);
-	if (!st && cert)
-		st = natsOptions_LoadCertificatesChain(o, cert, key ? key : cert);
-	if (!st)
-		st = natsOptions_SetExpectedHostname(o, host);
-	return st;
-}
-
-static natsStatus set_user(const struct sink *s, natsOptions *o)
-{
-	const char *token = sink_text(s, "token"), *creds = sink_text(s, "creds");
-	const char *nkey = sink_text(s, "nkey"), *seed = sink_text(s, "nkey_seed");
-	natsStatus st = NATS_OK;
-
-	if (s->url.user && s->url.password)
-		st = natsOptions_SetUserInfo(o, s->url.user, s->url.password);
-	else if (s->url.user)
-		st = natsOptions_SetToken(o, s->url.user);
-	if (!st && token)
-		st = natsOptions_SetToken(o, token);
-	if (!st && creds)
-		st = natsOptions_SetUserCredentialsFromFiles(o, creds, NULL);
-	if (!st && nkey)
-		st = natsOptions_SetNKeyFromSeed(o, nkey, seed);
-	return st;
-}
-
-static natsStatus set_options(struct sink *s, natsOptions *o, const struct url_host *h, bool own_loop)
-{
-	struct strbuf url = { 0 };
-	natsStatus st;
-
-	strbuf_printf(&url, strchr(h->host, ':') ? "nats://[%s]:%d" : "nats://%s:%d", h->host,
-		      h->port ? h->port : 4222);
-	st = natsOptions_SetURL(o, strbuf_cstr(&url));
-	strbuf_release(&url);
-	if (!st)
-		st = natsOptions_SetName(o, "pgherald");
-	if (!st)
-		st = natsOptions_SetAllowReconnect(o, false);
-	if (!st)
-		st = natsOptions_SetTimeout(o, NATS_WAIT_MS);
-	if (!st)
-		st = natsOptions_SetWriteDeadline(o, NATS_WAIT_MS);
-	if (!st)
-		st = natsOptions_SetPingInterval(o, NATS_WAIT_MS);
-	if (!st)
-		st = natsOptions_SetErrorHandler(o, ignore_error, NULL);
-	if (!st)
-		st = set_user(s, o);
-	if (!st)
-		st = set_tls(s, o, h->host);
-	if (!st && own_loop) /* "send as soon as possible" spares waking the library's flusher */
-		st = natsOptions_SetSendAsap(o, true);
-	if (!st && own_loop)
-		st = natsOptions_SetEventLoop(o, s->state, loop_attach, loop_read, loop_write,
-					      loop_detach);
-	return st;
-}
-
-static bool is_one_of(natsStatus st, const natsStatus *list)
-{
-	while (*list && *list != st)
-		list++;
-	return *list != NATS_OK;
-}
-
-static int explain(const struct url_host *h, natsStatus st, struct err *err)
-{
-	static const natsStatus users[] = { NATS_SSL_ERROR,
-					    NATS_INVALID_ARG,
-					    NATS_NOT_PERMITTED,
-					    NATS_SECURE_CONNECTION_WANTED,
-					    NATS_SECURE_CONNECTION_REQUIRED,
-					    NATS_ERR,
-					    NATS_OK };
-	const char *why = nats_GetLastError(NULL);
-
-	if (st == NATS_CONNECTION_AUTH_FAILED)
-		return err_set(err, ERR_CONFIG,
-			       "NATS at %s does not let us in: user and password, token or "
-			       "credentials are wrong or missing",
-			       h->host);
-	return err_set(err, is_one_of(st, users) ? ERR_CONFIG : ERR_RETRY, "NATS at %s: %s%s%s%s",
-		       h->host, natsStatus_GetText(st), why && *why ? ": " : "", why ? why : "",
-		       st == NATS_SECURE_CONNECTION_REQUIRED ? "; use tls://"
-		       : st == NATS_SECURE_CONNECTION_WANTED ? "; it has no TLS, use nats://"
-							     : "");
-}
-
-static int connect_to(struct sink *s, const struct url_host *h, bool own_loop, natsConnection **nc,
-		      struct err *err)
-{
-	natsOptions *o = NULL;
-	natsStatus st = natsOptions_Create(&o);
-
-	if (!st)
-		st = set_options(s, o, h, own_loop);
-	if (!st)
-		st = natsConnection_Connect(nc, o);
-	natsOptions_Destroy(o);
-	return st ? explain(h, st, err) : 0;
-}
-
-/* To the first host that answers. */
-static int connect_any(struct sink *s, bool own_loop, natsConnection **nc, struct err *err)
-{
-	int failed = -1;
-
-	for (size_t i = 0; i < s->url.nhosts && failed; i++)
-		failed = connect_to(s, &s->url.hosts[i], own_loop, nc, err);
-	return failed;
-}
-
 /* Finds the stream, over a connection of its own: the library's calls for that need its threads. */
 static int look_at_stream(struct sink *s, struct err *err)
 {
 	natsConnection *nc = NULL;
-	int failed = connect_any(s, false, &nc, err);
+	int failed = nats_connect(&s->url, NULL, &nc, err);
 
 	if (!failed)
 		failed = nats_stream_open(s, nc, err);
@@ -229,7 +77,7 @@ static int nats_open(struct sink *s, struct err *err)
 			    "subscriber receives at once is lost";
 	if (!core && look_at_stream(s, err))
 		return -1;
-	if (connect_any(s, !core, &n->nc, err))
+	if (nats_connect(&s->url, core ? NULL : &n->fd, &n->nc, err))
 		return -1;
 	s->learned |= NATS_LEARNED_OPEN;
 	return core ? 0 : subscribe(s, err);

@@ -62,6 +62,16 @@ struct nats {
 	uint32_t nsent;
 };
 
+extern const struct sink_driver sink_nats;
+
+/* ---- nats_conn.c ---- */
+
+/* Connects to the first host of the URL that answers. With fd, where the socket is then put, the
+ * caller's own thread serves the connection; else the library's do. */
+int nats_connect(const struct url *url, int *fd, natsConnection **nc, struct err *err) MUST_CHECK;
+
+/* ---- nats.c ---- */
+
 int nats_fail(const struct sink *s, natsStatus st, const char *what, struct err *err);
 
 /* ---- nats_stream.c ---- */

@@ -38,8 +38,11 @@ static int check_params(const struct reader *r, struct err *err)
 		const char *name = r->url.params[i].name;
 		const struct option *o = options_find(str_c(name), 0);
 
-		if (!find_row(r->driver, name) && !driver_has_param(r->url.scheme, name) &&
-		    !(o && option_of_output(o)))
+		const struct sink_param *row = find_row(r->driver, name);
+
+		if (row && param_check(row, r->url.params[i].value, err))
+			return err_add(err, "%s", name);
+		if (!row && !driver_has_param(r->url.scheme, name) && !(o && option_of_output(o)))
 			return err_set(err, ERR_CONFIG, "%s: has no parameter \"%.50s\"",
 				       r->url.scheme, name);
 	}
@@ -71,4 +74,56 @@ const char *reader_text(const struct reader *r, const char *name)
 	const char *value = url_param(&r->url, name);
 
 	return value ? value : find_row(r->driver, name)->def;
+}
+
+bool reader_from_beginning(const struct reader *r)
+{
+	return strcmp(reader_text(r, "from"), "beginning") == 0;
+}
+
+/* Takes the text up to the separator off the front; the braces of a variable hold none. */
+static struct str next_level(struct str *rest, char separator)
+{
+	struct str level = { rest->p, 0 };
+	bool inside = false;
+
+	for (; level.n < rest->n && (inside || !separator || rest->p[level.n] != separator); level.n++)
+		inside = rest->p[level.n] == '{' || (inside && rest->p[level.n] != '}');
+	*rest = str_from(*rest, level.n + (level.n < rest->n));
+	return level;
+}
+
+/* Each variable becomes a *. */
+static void put_glob(struct strbuf *out, struct str text)
+{
+	for (size_t i = 0; i < text.n; i++) {
+		const char *end = text.p[i] == '{' ? memchr(text.p + i, '}', text.n - i) : NULL;
+
+		strbuf_ch(out, end ? '*' : text.p[i]);
+		i = end ? (size_t)(end - text.p) : i;
+	}
+}
+
+const char *reader_addresses(struct reader *r, const struct sink_driver *d, char separator, char level)
+{
+	const char *template = driver_address(d, &r->url), *result;
+	struct str rest = str_c(template), part;
+	struct strbuf out = { 0 };
+
+	if (r->keys)
+		return r->keys;
+	if (strcmp(template, d->address) == 0)
+		return "";
+	while (rest.n) {
+		part = next_level(&rest, separator);
+		if (out.n)
+			strbuf_ch(&out, separator);
+		if (level && part.n && memchr(part.p, '{', part.n))
+			strbuf_ch(&out, level);
+		else
+			put_glob(&out, part);
+	}
+	result = arena_copy(&r->arena, out.p, out.n);
+	strbuf_release(&out);
+	return result;
 }

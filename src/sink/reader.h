@@ -51,4 +51,18 @@ void reader_close(struct reader *r);
 /* A parameter's value or its default; NULL when unset. The row must exist. */
 const char *reader_text(const struct reader *r, const char *name);
 
+/* The row of those that can begin with what is there, and whether that is wanted. */
+#define PARAM_FROM                                                                                 \
+	{                                                                                          \
+		"from", PARAM_CHOICE, "beginning|end", "end", 0, 0,                                \
+			"begin with the first message there is, or with the next one that comes"   \
+	}
+bool reader_from_beginning(const struct reader *r);
+
+/* The addresses wanted: the keys or, without these, what the output with this URL writes to. A
+ * level (what `separator` stands between; 0: there are none) that its template makes of values is a
+ * * or, with `level`, that. Separated by commas; empty: all. The result is r's. */
+const char *reader_addresses(struct reader *r, const struct sink_driver *d, char separator,
+			     char level);
+
 #endif

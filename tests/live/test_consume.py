@@ -1,0 +1,138 @@
+"""`pgherald consume` with NATS, Kafka, Redis and MQTT. (RabbitMQ: test_amqp.py.)"""
+import contextlib
+import json
+
+import pytest
+
+import delivery
+import herald as program
+import kafka_server
+from mqtt_server import Mosquitto
+from nats_server import NatsServer
+from postgres import LIMIT, wait_until
+from redis_server import RedisServer
+
+
+@contextlib.contextmanager
+def consuming(*args):
+    """A `pgherald consume` that runs until the block ends, with --json."""
+    one = program.Herald("consume", *args, "--json")
+    try:
+        yield one
+        one.stop()
+    finally:
+        one.close()
+
+
+def shown(result):
+    assert result.code == 0, result
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def consume(*args):
+    """What it has shown when it has ended at its limit."""
+    return shown(program.run("consume", *args, "--json"))
+
+
+def numbers(messages, table="a"):
+    """Those of the table's rows, in their order."""
+    return [m["event"]["new"]["n"] for m in messages if m["event"]["table"] == table]
+
+
+def insert_until(db, first, done):
+    """Inserts rows, one after the other, until done(); returns the number of the last one."""
+    n = first - 1
+
+    def step():
+        nonlocal n
+        n += 1
+        db.sql(f"insert into a values ({n})")
+        return done()
+
+    wait_until(step, "a message to be shown", LIMIT, 0.05)
+    return n
+
+
+@pytest.fixture
+def nats():
+    server = NatsServer().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def filled_stream(db, herald, nats):
+    """A NATS stream S with rows 1 to 5 of a and 1 to 2 of b, from the URL with path and stream."""
+    delivery.make_tables(db)
+    nats.output = herald(db, "--to", nats.url("x.{schema}.{table}.{action}?stream=S"))
+    delivery.insert(db, 1, 5)
+    delivery.insert(db, 1, 2, table="b")
+    nats.output.wait_confirmed(db)
+    return nats
+
+
+def consumers(nats):
+    return nats.api("CONSUMER.NAMES.S")["consumers"] or []
+
+
+def test_nats_a_stream_is_read_from_its_beginning(filled_stream):
+    # Given a stream with messages, when it is read by the URL of the output
+    messages = consume(filled_stream.url("x.{schema}.{table}.{action}?stream=S&from=beginning"), "--limit", 7)
+
+    # then all are shown as the stream has them
+    delivery.check([m["event"] for m in messages], {"a": range(1, 6), "b": range(1, 3)})
+    assert [m["address"] for m in messages] == ["x.public.a.insert"] * 5 + ["x.public.b.insert"] * 2
+    assert all(m["id"].endswith("-" + m["event"]["id"]) for m in messages)
+    assert filled_stream.count("S") == 7
+
+
+def test_nats_a_stream_is_watched_by_keys_from_now_on(db, filled_stream):
+    # Given readers of the stream's end: with one key, and with several
+    url = filled_stream.url("?stream=S")
+    with consuming(url, "--keys", "x.public.b.>") as one, \
+            consuming(url, "--keys", "no.such,*.*.a.insert,x.public.c.>") as several:
+        wait_until(lambda: len(consumers(filled_stream)) == 2, "the consumers")
+
+        # when more rows come
+        delivery.insert(db, 6, 8)
+        delivery.insert(db, 3, 4, table="b")
+
+        # then each sees its own
+        one.wait_for(2)
+        several.wait_for(3)
+        assert numbers(one.events, "b") == [3, 4] and one.count == 2
+        assert numbers(several.events) == [6, 7, 8] and several.count == 3
+    wait_until(lambda: not consumers(filled_stream), "the consumers to be gone")
+
+
+def test_nats_a_durable_consumer_goes_on_where_it_was(filled_stream):
+    url = filled_stream.url("?stream=S&durable=me&from=beginning")
+    assert numbers(consume(url, "--keys", "x.public.a.*", "--limit", 3)) == [1, 2, 3]
+    assert consumers(filled_stream) == ["me"]
+    assert numbers(consume(url, "--limit", 2)) == [4, 5]
+    info = filled_stream.api("CONSUMER.INFO.S.me")
+    assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (5, 0)
+
+
+def test_nats_without_a_stream_what_is_published_is_shown(db, herald, nats):
+    delivery.make_tables(db)
+    herald(db, "--to", nats.url("x.{table}?core=true"))
+    with consuming(nats.url("x.{table}?core=true")) as look:
+        last = insert_until(db, 1, lambda: look.count)
+        seen = numbers(look.events)
+        assert seen == list(range(seen[0], seen[-1] + 1)) and seen[-1] <= last
+        assert {m["address"] for m in look.events} == {"x.a"}
+
+
+def test_nats_says_what_is_wrong(filled_stream):
+    filled_stream.api("CONSUMER.DURABLE.CREATE.S.pushed", {"stream_name": "S", "config": {
+        "durable_name": "pushed", "deliver_subject": "somewhere", "ack_policy": "explicit"}})
+    for query, keys, word in (("stream=NONE", "*", "no stream NONE"),
+                              ("durable=d", "*", "needs stream=NAME"),
+                              ("from=beginning", "*", "needs stream=NAME"),
+                              ("stream=S&from=now", "*", "not one of beginning|end"),
+                              ("stream=S&durable=d", "a,b", "name one key"),
+                              ("stream=S&durable=pushed", ">", "push consumer"),
+                              ("stream=S&dorable=d", "*", "dorable")):
+        result = program.run("consume", filled_stream.url("?" + query), "--keys", keys)
+        assert result.code == 78 and word in result.err, result
