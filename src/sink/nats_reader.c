@@ -15,7 +15,7 @@ struct nats_reader {
 	natsMsg *message;
 	const char *stream, *durable; /* or NULL */
 	const char *keys;             /* "": all */
-	bool several;                 /* there is more than one key: the server sends all */
+	bool choosing;                /* the server sends all: it takes one key, and not any */
 };
 
 static struct str first_part(struct str s)
@@ -43,7 +43,7 @@ static bool matches(struct str key, struct str subject)
 
 static bool wanted(const struct nats_reader *n, const char *subject)
 {
-	const char *key = n->several ? n->keys : NULL;
+	const char *key = n->choosing ? n->keys : NULL;
 
 	while (key) {
 		size_t length = strcspn(key, ",");
@@ -52,12 +52,12 @@ static bool wanted(const struct nats_reader *n, const char *subject)
 			return true;
 		key = key[length] ? key + length + 1 : NULL;
 	}
-	return !n->several;
+	return !n->choosing;
 }
 
 static const char *filter(const struct nats_reader *n)
 {
-	return n->several || !*n->keys ? ">" : n->keys;
+	return n->choosing || !*n->keys ? ">" : n->keys;
 }
 
 static int fail(natsStatus st, const char *what, const char *name, struct err *err)
@@ -130,7 +130,7 @@ static int find_durable(struct reader *r, struct err *err)
 	int failed;
 	natsStatus st;
 
-	if (n->several)
+	if (n->choosing)
 		return err_set(err, ERR_CONFIG, "a durable consumer has one filter: name one key");
 	st = js_GetConsumerInfo(&info, n->js, n->stream, n->durable, NULL, NULL);
 	if (st == NATS_NOT_FOUND)
@@ -156,13 +156,19 @@ static natsStatus subscribe_durable(struct nats_reader *n)
 static natsStatus subscribe_ordered(struct reader *r)
 {
 	struct nats_reader *n = r->state;
+	jsErrCode code = 0;
 	jsSubOptions o;
+	natsStatus st;
 
 	jsSubOptions_Init(&o);
 	o.Stream = n->stream;
 	o.Ordered = true;
 	o.Config.Description = "pgherald consume";
 	o.Config.DeliverPolicy = reader_from_beginning(r) ? js_DeliverAll : js_DeliverNew;
+	st = js_SubscribeSync(&n->sub, n->js, filter(n), NULL, &o, &code);
+	if (code != JSConsumerFilterNotSubsetErr)
+		return st;
+	n->choosing = true;
 	return js_SubscribeSync(&n->sub, n->js, filter(n), NULL, &o, NULL);
 }
 
@@ -187,7 +193,7 @@ static int reader_nats_open(struct reader *r, struct err *err)
 	n->stream = reader_text(r, "stream");
 	n->durable = reader_text(r, "durable");
 	n->keys = reader_addresses(r, &sink_nats, '.', '*');
-	n->several = strchr(n->keys, ',');
+	n->choosing = strchr(n->keys, ',');
 	if (sink_nats.check(&r->url, err))
 		return -1;
 	if (!n->stream && (n->durable || reader_from_beginning(r)))
@@ -259,6 +265,8 @@ static void reader_nats_close(struct reader *r)
 	struct nats_reader *n = r->state;
 
 	natsMsg_Destroy(n->message);
+	if (n->sub) /* which also deletes the consumer that the library has made */
+		natsSubscription_Unsubscribe(n->sub);
 	natsSubscription_Destroy(n->sub);
 	jsCtx_Destroy(n->js);
 	natsConnection_Destroy(n->nc);
