@@ -43,7 +43,7 @@ int kafka_check(const struct url *url, struct err *err);
 
 /* A client with the URL's settings; NULL with CONFIG. */
 rd_kafka_t *kafka_make_producer(struct sink *s, struct err *err);
-rd_kafka_t *kafka_make_reader(struct sink *s, struct err *err);
+rd_kafka_t *kafka_make_reader(const struct url *url, struct err *err);
 
 /* ---- kafka.c ---- */
 

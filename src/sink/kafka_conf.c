@@ -212,14 +212,15 @@ rd_kafka_t *kafka_make_producer(struct sink *s, struct err *err)
 	return make(RD_KAFKA_PRODUCER, conf, err);
 }
 
-rd_kafka_t *kafka_make_reader(struct sink *s, struct err *err)
+rd_kafka_t *kafka_make_reader(const struct url *url, struct err *err)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 
-	if (configure(conf, &s->url, err) || set(conf, "isolation.level", "read_committed", err) ||
+	if (configure(conf, url, err) || set(conf, "isolation.level", "read_committed", err) ||
 	    set(conf, "enable.partition.eof", "true", err)) {
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}
+	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR);
 	return make(RD_KAFKA_CONSUMER, conf, err);
 }

@@ -157,7 +157,7 @@ static int read_back(struct sink *s, rd_kafka_t *reader, struct err *err)
 
 static int read_position(struct sink *s, struct err *err)
 {
-	rd_kafka_t *reader = kafka_make_reader(s, err);
+	rd_kafka_t *reader = kafka_make_reader(&s->url, err);
 	int failed;
 
 	if (!reader)

@@ -136,3 +136,62 @@ def test_nats_says_what_is_wrong(filled_stream):
                               ("stream=S&dorable=d", "*", "dorable")):
         result = program.run("consume", filled_stream.url("?" + query), "--keys", keys)
         assert result.code == 78 and word in result.err, result
+
+
+# Kafka
+
+
+@pytest.fixture
+def mock():
+    cluster = kafka_server.Mock()
+    yield cluster
+    cluster.close()
+
+
+def test_kafka_topics_are_read_from_their_beginning(db, herald, mock):
+    # Given an output to a topic for each table
+    delivery.make_tables(db)
+    url = mock.url("x.{table}")
+    output = herald(db, "--to", url)
+    delivery.insert(db, 1, 5)
+    delivery.insert(db, 1, 2, table="b")
+    output.wait_confirmed(db)
+
+    # when they are read twice, by its URL and by keys
+    messages = consume(url + "?from=beginning", "--limit", 7)
+    again = consume(mock.url(**{"from": "beginning"}), "--keys", "none,?.b", "--limit", 2)
+
+    # then all is there each time, by partition
+    assert sorted(numbers(messages)) == [1, 2, 3, 4, 5] and sorted(numbers(messages, "b")) == [1, 2]
+    assert {m["address"] for m in messages} == {"x.a", "x.b"}
+    assert all(m["id"] == m["event"]["id"] for m in messages)
+    assert sorted(numbers(again, "b")) == [1, 2]
+
+
+def test_kafka_a_topic_is_watched_from_its_end_and_new_ones_are_found(db, herald, mock):
+    # Given messages in one topic, and a reader of what comes
+    delivery.make_tables(db)
+    url = mock.url("{table}")
+    output = herald(db, "--to", url)
+    delivery.insert(db, 1, 5)
+    output.wait_confirmed(db)
+    with consuming(url) as look:
+        # when more are written, there and in a new one
+        last = insert_until(db, 6, lambda: look.count)
+        db.sql("insert into b values (1)")
+        look.wait_until(lambda: numbers(look.events, "b") and last in numbers(look.events), "the last ones")
+
+        # then it sees these alone, once
+        seen = numbers(look.events)
+        assert min(seen) > 5 and len(seen) == len(set(seen)) and numbers(look.events, "b") == [1]
+
+
+def test_kafka_says_what_is_wrong():
+    kfake = kafka_server.Kfake(user="PLAIN:me:secret")
+    try:
+        result = program.run("consume", kfake.url(user="me:hunter2@"))
+        assert result.code == 78 and "user and password" in result.err and "hunter2" not in result.err
+        result = program.run("consume", kfake.url("x", user="me:secret@", **{"from": "7"}))
+        assert result.code == 78 and "beginning|end" in result.err
+    finally:
+        kfake.close()
