@@ -25,119 +25,13 @@
 /* What is written before the transaction is complete. */
 #define PUSH_BYTES 65536
 
-bool redis_says(const redisReply *r, const char *word)
-{
-	return r->type == REDIS_REPLY_ERROR && strncmp(r->str, word, strlen(word)) == 0;
-}
-
-int redis_fail(const redisReply *r, struct err *err)
-{
-	static const char *const mends[][2] = {
-		{ "WRONGPASS", "user or password are wrong" },
-		{ "NOAUTH", "it wants a password" },
-		{ "ERR AUTH", "it has no passwords: leave it out of the URL" },
-		{ "ERR invalid password", "the password is wrong" },
-		{ "NOPERM", "this user may not do what is needed: XADD, XRANGE, XINFO, HGET, HSET, "
-			    "WATCH, MULTI and EXEC, on the streams and on " REDIS_WRITERS },
-		{ "DENIED", "it is in protected mode" },
-		{ "MOVED", "it is a cluster, which is not supported" },
-		{ "CROSSSLOT", "it is a cluster, which is not supported" },
-		{ "ERR DB index", "it has no such database" },
-		{ "ERR unknown command", "Redis 5.0 or newer is needed" },
-	};
-
-	for (size_t i = 0; i < sizeof(mends) / sizeof(mends[0]); i++)
-		if (redis_says(r, mends[i][0]))
-			return err_set(err, ERR_CONFIG, "Redis: %s (%s)", mends[i][1], r->str);
-	return err_set(err, ERR_RETRY, "Redis does not take it: %s",
-		       r->type == REDIS_REPLY_ERROR ? r->str : "an unexpected reply");
-}
-
-int redis_reply(struct redis *r, bool may_fail, redisReply **out, struct err *err)
-{
-	redisReply *got;
-
-	if (wire_reply(&r->wire, &got, err)) {
-		err_add(err, "Redis");
-		return -1;
-	}
-	if (got->type == REDIS_REPLY_ERROR && !may_fail) {
-		redis_fail(got, err);
-		freeReplyObject(got);
-		return -1;
-	}
-	*out = got;
-	return 0;
-}
-
-int redis_done(struct redis *r, bool may_fail, struct err *err)
-{
-	redisReply *got;
-
-	if (redis_reply(r, may_fail, &got, err))
-		return -1;
-	freeReplyObject(got);
-	return 0;
-}
-
-/* The number of the database, which may stand before the stream's name; -1: there is none. */
-static int database(const struct url *url, size_t *n)
-{
-	const char *at = url->path + (url->path[0] == '/');
-	size_t digits = strspn(at, "0123456789");
-
-	*n = digits;
-	return digits && digits < 10 && (at[digits] == '/' || !at[digits])
-		       ? (int)strtol(at, NULL, 10)
-		       : -1;
-}
-
 static size_t redis_address_at(const struct url *url)
 {
 	size_t n;
 
-	if (database(url, &n) < 0)
+	if (redis_database(url, &n) < 0)
 		return 1;
 	return 1 + n + (url->path[1 + n] == '/');
-}
-
-static int connect_any(struct sink *s, struct err *err)
-{
-	struct redis *r = s->state;
-	struct wire_tls tls = { sink_text(s, "ca"), sink_text(s, "cert"), sink_text(s, "cert_key") };
-	bool secure = strcmp(s->url.scheme, "rediss") == 0;
-	int failed = -1, limit_ms = (int)sink_int(s, "timeout") * 1000;
-
-	for (size_t i = 0; i < s->url.nhosts && failed; i++) {
-		const struct url_host *h = &s->url.hosts[i];
-
-		wire_close(&r->wire);
-		failed = wire_open(&r->wire, h->host, h->port ? h->port : 6379,
-				   secure ? &tls : NULL, limit_ms, err);
-		if (failed)
-			err_add(err, "Redis at %s", h->host);
-	}
-	return failed;
-}
-
-static int login(struct sink *s, struct err *err)
-{
-	struct redis *r = s->state;
-	char number[12];
-	size_t n;
-	int db = database(&s->url, &n);
-
-	if (s->url.password && s->url.user && s->url.user[0])
-		wire_command(&r->wire, "AUTH", s->url.user, s->url.password, NULL);
-	else if (s->url.password)
-		wire_command(&r->wire, "AUTH", s->url.password, NULL);
-	if (s->url.password && redis_done(r, false, err))
-		return -1;
-	if (db <= 0)
-		return 0;
-	snprintf(number, sizeof(number), "%d", db);
-	wire_command(&r->wire, "SELECT", number, NULL);
-	return redis_done(r, false, err);
 }
 
 /* The largest string that the server takes, where it tells. */
@@ -147,7 +41,7 @@ static int ask_limit(struct redis *r, struct err *err)
 
 	r->max_bulk = (size_t)512 << 20;
 	wire_command(&r->wire, "CONFIG", "GET", "proto-max-bulk-len", NULL);
-	if (redis_reply(r, true, &got, err))
+	if (redis_reply(&r->wire, true, &got, err))
 		return -1;
 	if (got->type == REDIS_REPLY_ARRAY && got->elements == 2 && got->element[1]->str)
 		r->max_bulk = strtoull(got->element[1]->str, NULL, 10);
@@ -159,16 +53,15 @@ static int redis_open(struct sink *s, struct err *err)
 {
 	struct redis *r = s->state;
 
-	r->wire.fd = -1;
 	r->claims = mem_array(REDIS_CLAIMS, sizeof(*r->claims));
 	redis_client_name(r->client, str_c(s->origin));
-	if (connect_any(s, err) || login(s, err) || ask_limit(r, err))
+	if (redis_connect(&r->wire, &s->url, err) || ask_limit(r, err))
 		return -1;
 	wire_command(&r->wire, "CLIENT", "SETNAME", r->client, NULL);
-	if (redis_done(r, true, err))
+	if (redis_done(&r->wire, true, err))
 		return -1;
 	wire_command(&r->wire, "PING", NULL);
-	return redis_done(r, false, err);
+	return redis_done(&r->wire, false, err);
 }
 
 static struct str entry_id(struct redis *r, struct position p)
@@ -224,7 +117,7 @@ static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct
 	wire_word(&r->wire, name);
 	wire_word(&r->wire, id);
 	wire_word(&r->wire, id);
-	if (redis_reply(r, false, &got, err))
+	if (redis_reply(&r->wire, false, &got, err))
 		return -1;
 	found = got->type == REDIS_REPLY_ARRAY && got->elements == 1;
 	freeReplyObject(got);
@@ -264,7 +157,7 @@ static int take_queued(struct redis *r, struct err *err)
 	for (uint32_t i = 0; i <= r->nasked; i++) {
 		redisReply *got;
 
-		if (redis_reply(r, true, &got, err))
+		if (redis_reply(&r->wire, true, &got, err))
 			return -1;
 		if (got->type == REDIS_REPLY_ERROR && !failed)
 			failed = redis_fail(got, err);
@@ -279,7 +172,7 @@ static int take_transaction(struct sink *s, const struct batch *b, struct err *e
 	redisReply *got;
 	int failed = 0;
 
-	if (take_queued(r, err) || redis_reply(r, false, &got, err))
+	if (take_queued(r, err) || redis_reply(&r->wire, false, &got, err))
 		return -1;
 	if (got->type != REDIS_REPLY_ARRAY || got->elements != r->nasked)
 		failed = redis_fail(got, err);
@@ -295,7 +188,7 @@ static int take_single(struct sink *s, const struct batch *b, struct err *err)
 	redisReply *got;
 	int failed;
 
-	if (redis_reply(r, true, &got, err))
+	if (redis_reply(&r->wire, true, &got, err))
 		return -1;
 	failed = take_reply(s, b, r->asked[0], got, err);
 	freeReplyObject(got);

@@ -30,16 +30,28 @@ struct redis {
 	uint32_t nasked, asked_cap;
 };
 
+extern const struct sink_driver sink_redis;
+
+/* ---- redis_conn.c ---- */
+
+/* Connects to the first host that answers, and logs in. w is zeroed before; the caller closes it
+ * also after a failure. */
+int redis_connect(struct wire *w, const struct url *url, struct err *err) MUST_CHECK;
+
+/* The number of the database, which may stand before the stream's name, and how long it is; -1:
+ * there is none. */
+int redis_database(const struct url *url, size_t *n);
+
 bool redis_says(const redisReply *r, const char *word);
 
 /* What an error means that is not about one message. */
 int redis_fail(const redisReply *r, struct err *err);
 
 /* The reply to the last command; an error is one, unless the caller allows them. */
-int redis_reply(struct redis *r, bool may_fail, redisReply **out, struct err *err) MUST_CHECK;
+int redis_reply(struct wire *w, bool may_fail, redisReply **out, struct err *err) MUST_CHECK;
 
 /* The same where the reply itself does not matter. */
-int redis_done(struct redis *r, bool may_fail, struct err *err) MUST_CHECK;
+int redis_done(struct wire *w, bool may_fail, struct err *err) MUST_CHECK;
 
 /* ---- redis_claim.c ---- */
 

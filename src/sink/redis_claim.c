@@ -45,7 +45,7 @@ static int is_connected(struct redis *r, struct str origin, bool *is, struct err
 	redis_client_name(name, origin);
 	snprintf(wanted, sizeof(wanted), " name=%s ", name);
 	wire_command(&r->wire, "CLIENT", "LIST", NULL);
-	if (redis_reply(r, true, &got, err))
+	if (redis_reply(&r->wire, true, &got, err))
 		return -1;
 	*is = got->type != REDIS_REPLY_STRING || strstr(got->str, wanted);
 	freeReplyObject(got);
@@ -58,7 +58,7 @@ static int last_id(struct redis *r, struct position *p, struct err *err)
 	redisReply *got;
 
 	wire_command(&r->wire, "XINFO", "STREAM", r->name.p, NULL);
-	if (redis_reply(r, true, &got, err))
+	if (redis_reply(&r->wire, true, &got, err))
 		return -1;
 	if (redis_says(got, "NOPERM")) {
 		redis_fail(got, err);
@@ -88,8 +88,8 @@ static int put_claim(struct sink *s, const struct claim *c, struct err *err)
 	wire_command(&r->wire, "HSET", REDIS_WRITERS, r->name.p, strbuf_cstr(&value), NULL);
 	wire_command(&r->wire, "EXEC", NULL);
 	strbuf_release(&value);
-	if (redis_done(r, false, err) || redis_done(r, false, err) ||
-	    redis_reply(r, false, &got, err))
+	if (redis_done(&r->wire, false, err) || redis_done(&r->wire, false, err) ||
+	    redis_reply(&r->wire, false, &got, err))
 		return -1;
 	if (got->type != REDIS_REPLY_ARRAY)
 		failed = err_set(err, ERR_RETRY, "Redis: somebody else takes streams over just now");
@@ -125,7 +125,7 @@ static int claim(struct sink *s, struct claim *c, struct err *err)
 
 	wire_command(&r->wire, "WATCH", REDIS_WRITERS, NULL);
 	wire_command(&r->wire, "HGET", REDIS_WRITERS, r->name.p, NULL);
-	if (redis_done(r, false, err) || redis_reply(r, false, &got, err))
+	if (redis_done(&r->wire, false, err) || redis_reply(&r->wire, false, &got, err))
 		return -1;
 	if (got->type == REDIS_REPLY_STRING) {
 		c->from = parse_id(got->str);
@@ -133,7 +133,7 @@ static int claim(struct sink *s, struct claim *c, struct err *err)
 	}
 	if (str_eq(owner, str_c(s->origin))) {
 		wire_command(&r->wire, "UNWATCH", NULL);
-		failed = redis_done(r, false, err);
+		failed = redis_done(&r->wire, false, err);
 	} else {
 		failed = take_over(s, c, owner, err);
 	}

@@ -195,3 +195,65 @@ def test_kafka_says_what_is_wrong():
         assert result.code == 78 and "beginning|end" in result.err
     finally:
         kfake.close()
+
+
+# Redis
+
+
+@pytest.fixture
+def redis():
+    server = RedisServer().start()
+    yield server
+    server.remove()
+
+
+def test_redis_streams_are_read_from_their_beginning(db, herald, redis):
+    # Given an output to a stream for each table, in another database than the first
+    delivery.make_tables(db)
+    url = redis.url("3/x.{table}")
+    output = herald(db, "--to", url)
+    delivery.insert(db, 1, 250)
+    delivery.insert(db, 1, 2, table="b")
+    output.wait_confirmed(db)
+    redis.cli("xadd", "x.other", "*", "k", "v", "l", '"', db=3)
+    redis.cli("set", "x.string", "s", db=3)
+
+    # when they are read twice, by its URL and by keys
+    messages = consume(url + "?from=beginning", "--limit", 253)
+    again = consume(redis.url("3?from=beginning"), "--keys", "none,x.b", "--limit", 2)
+
+    # then all is there each time, with the ids of the entries
+    delivery.check([m["event"] for m in messages if m["address"] != "x.other"],
+                   {"a": range(1, 251), "b": range(1, 3)})
+    assert [m["id"] for m in messages if m["address"] == "x.a"] == [i for i, _ in redis.entries("x.a", db=3)]
+    assert [m["event"] for m in messages if m["address"] == "x.other"] == [{"k": "v", "l": '"'}]
+    assert numbers(again, "b") == [1, 2]
+
+
+def test_redis_a_stream_is_watched_from_its_end_and_new_ones_are_found(db, herald, redis):
+    # Given entries in one stream, and readers of what comes: of all, and of a stream that is to be
+    delivery.make_tables(db)
+    output = herald(db, "--to", redis.url("x.{table}"))
+    delivery.insert(db, 1, 5)
+    output.wait_confirmed(db)
+    with consuming(redis.url()) as all_, consuming(redis.url(), "--keys", "x.b") as b:
+        wait_until(lambda: redis.raw("client", "list").count("cmd=xread") == 2, "the readers")
+
+        # when more are written, there and in a new one
+        delivery.insert(db, 6, 8)
+        delivery.insert(db, 1, 2, table="b")
+
+        # then they see these alone
+        all_.wait_for(5)
+        b.wait_for(2)
+        assert numbers(all_.events) == [6, 7, 8] and numbers(all_.events, "b") == [1, 2]
+        assert numbers(b.events, "b") == [1, 2] and b.count == 2
+
+
+def test_redis_says_what_is_wrong(redis):
+    redis.cli("set", "word", "x")
+    for url, word in ((redis.url("word"), "word is not a stream"),
+                      (redis.url(user=":hunter2"), "no passwords"),
+                      (redis.url("x?from=0"), "beginning|end")):
+        result = program.run("consume", url)
+        assert result.code == 78 and word in result.err and "hunter2" not in result.err, result
