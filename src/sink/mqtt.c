@@ -8,29 +8,20 @@
  * told to. It would queue without end, but the window bounds it.
  */
 #include "base/clock.h"
+#include "sink/mqtt_conn.h"
 #include "sink/sink.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <mosquitto.h>
 #include <mqtt_protocol.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 
-#define OPEN_MS 10000
-#define KEEPALIVE_S 30
 #define MIDS 65536
 
 struct mqtt {
-	struct mosquitto *client;
-	bool v5;
+	struct mqtt_conn conn;
 	int qos;
-	bool answered;         /* CONNACK has come */
 	uint64_t outstanding;  /* published and not answered */
 	int64_t heard_ms;      /* when something was answered, or was first waited for */
-	struct err err;        /* why the connection is over, once it is */
-	char last[300];        /* the last words of the library */
 	uint64_t seq_of[MIDS]; /* by message id; 0: none */
 };
 
@@ -45,92 +36,12 @@ static const struct sink_param params[] = {
 	{ 0 },
 };
 
-static int mqtt_check(const struct url *url, struct err *err)
-{
-	if (url->nhosts == 1)
-		return 0;
-	return err_set(err, ERR_CONFIG, "it names %s, as mqtt://HOST:1883 does",
-		       url->nhosts ? "more than one broker, not one" : "no broker");
-}
-
 /* ---- what the broker answers ---- */
 
-/* The connection is over; the first reason stands. */
-static void over(struct mqtt *q, enum err_kind kind, const char *what, const char *why)
-{
-	if (!q->err.kind)
-		err_set(&q->err, kind, "%s%s", what, why);
-}
-
-static const char *connack_text(const struct mqtt *q, int code)
-{
-	return q->v5 && code >= 0x80 ? mosquitto_reason_string(code) : mosquitto_connack_string(code);
-}
-
-/* Codes of MQTT 5, and below 0x80 those of 3.1.1, which old brokers answer to both. */
-static void refused_connection(struct mqtt *q, int code)
-{
-	const char *text = connack_text(q, code);
-
-	switch (code) {
-	case CONNACK_REFUSED_BAD_USERNAME_PASSWORD:
-	case CONNACK_REFUSED_NOT_AUTHORIZED:
-	case MQTT_RC_BAD_USERNAME_OR_PASSWORD:
-	case MQTT_RC_NOT_AUTHORIZED:
-	case MQTT_RC_BAD_AUTHENTICATION_METHOD:
-		over(q, ERR_CONFIG, text, ": look at user and password in the URL");
-		break;
-	case CONNACK_REFUSED_PROTOCOL_VERSION:
-	case MQTT_RC_UNSUPPORTED_PROTOCOL_VERSION:
-		over(q, ERR_CONFIG, text, ": set version=3.1.1 for brokers that do not speak 5");
-		break;
-	case CONNACK_REFUSED_IDENTIFIER_REJECTED:
-	case MQTT_RC_CLIENTID_NOT_VALID:
-		over(q, ERR_CONFIG, text, ": set another client_id");
-		break;
-	case MQTT_RC_BANNED:
-	case MQTT_RC_USE_ANOTHER_SERVER:
-	case MQTT_RC_SERVER_MOVED:
-		over(q, ERR_CONFIG, "the broker refuses this client: ", text);
-		break;
-	default:
-		over(q, ERR_RETRY, "the broker refuses the connection: ", text);
-	}
-}
-
-static void on_connect(struct mosquitto *client, void *sink, int code, int flags,
+static void on_publish(struct mosquitto *client, void *conn, int mid, int code,
 		       const mosquitto_property *properties)
 {
-	struct mqtt *q = ((struct sink *)sink)->state;
-
-	q->answered = true;
-	if (code)
-		refused_connection(q, code);
-}
-
-static void on_disconnect(struct mosquitto *client, void *sink, int code,
-			  const mosquitto_property *properties)
-{
-	struct mqtt *q = ((struct sink *)sink)->state;
-
-	over(q, ERR_RETRY, "the broker ended the connection: ",
-	     code >= 0x80 ? mosquitto_reason_string(code)
-	     : q->last[0] ? q->last
-			  : mosquitto_strerror(code));
-}
-
-static void on_log(struct mosquitto *client, void *sink, int level, const char *text)
-{
-	struct mqtt *q = ((struct sink *)sink)->state;
-
-	if (level & (MOSQ_LOG_ERR | MOSQ_LOG_WARNING))
-		snprintf(q->last, sizeof(q->last), "%s", text);
-}
-
-static void on_publish(struct mosquitto *client, void *sink, int mid, int code,
-		       const mosquitto_property *properties)
-{
-	struct sink *s = sink;
+	struct sink *s = ((struct mqtt_conn *)conn)->owner;
 	struct mqtt *q = s->state;
 	uint64_t seq = q->seq_of[mid & (MIDS - 1)];
 
@@ -142,17 +53,13 @@ static void on_publish(struct mosquitto *client, void *sink, int mid, int code,
 	if (code < 0x80)
 		sink_ack(s, seq);
 	else if (code == MQTT_RC_QUOTA_EXCEEDED)
-		over(q, ERR_RETRY, "the broker takes nothing more: ", mosquitto_reason_string(code));
+		mqtt_conn_over(&q->conn, ERR_RETRY,
+			       "the broker takes nothing more: ", mosquitto_reason_string(code));
 	else
 		sink_refuse(s, seq, mosquitto_reason_string(code));
 }
 
 /* ---- opening ---- */
-
-static void init_library(void)
-{
-	mosquitto_lib_init();
-}
 
 static void print_client_id(const struct sink *s, char *out, size_t size)
 {
@@ -163,133 +70,36 @@ static void print_client_id(const struct sink *s, char *out, size_t size)
 	snprintf(out, size, "pgherald-%012" PRIx64, h >> 16); /* 21 bytes: 3.1 allows 23 */
 }
 
-static bool is_tls(const struct sink *s)
-{
-	return strcmp(s->url.scheme, "mqtts") == 0;
-}
-
-static int set_tls(struct sink *s, struct err *err)
+static int work(struct sink *s, int timeout_ms, struct err *err)
 {
 	struct mqtt *q = s->state;
-	const char *ca = sink_text(s, "ca");
-	int rc = 0;
 
-	if (!is_tls(s))
-		return 0;
-	if (!ca)
-		rc = mosquitto_int_option(q->client, MOSQ_OPT_TLS_USE_OS_CERTS, 1);
-	if (!rc)
-		rc = mosquitto_tls_set(q->client, ca, ca ? NULL : "/etc/ssl/certs",
-				       sink_text(s, "cert"), sink_text(s, "cert_key"), NULL);
-	if (!rc)
-		return 0;
-	return err_set(err, ERR_CONFIG, "cannot use ca, cert and cert_key: %s; are the files there?",
-		       mosquitto_strerror(rc));
+	if (mqtt_conn_work(&q->conn, s->wake, timeout_ms, err))
+		return -1;
+	if (q->outstanding && clock_ms() - q->heard_ms >= sink_int(s, "timeout") * 1000)
+		return err_set(err, ERR_RETRY, "the broker answers nothing");
+	return 0;
 }
 
-static int make(struct sink *s, struct err *err)
+static int mqtt_open(struct sink *s, struct err *err)
 {
 	struct mqtt *q = s->state;
 	const char *name = sink_text(s, "client_id");
 	char id[32];
 
 	print_client_id(s, id, sizeof(id));
-	q->client = mosquitto_new(name ? name : id, true, s);
-	if (!q->client)
-		return err_set(err, ERR_CONFIG, "client_id cannot be used");
-	q->v5 = strcmp(sink_text(s, "version"), "5") == 0;
 	q->qos = (int)sink_int(s, "qos");
-	mosquitto_int_option(q->client, MOSQ_OPT_PROTOCOL_VERSION,
-			     q->v5 ? MQTT_PROTOCOL_V5 : MQTT_PROTOCOL_V311);
-	mosquitto_int_option(q->client, MOSQ_OPT_SEND_MAXIMUM, 65535);
-	mosquitto_int_option(q->client, MOSQ_OPT_TCP_NODELAY, 1);
-	mosquitto_connect_v5_callback_set(q->client, on_connect);
-	mosquitto_disconnect_v5_callback_set(q->client, on_disconnect);
-	mosquitto_publish_v5_callback_set(q->client, on_publish);
-	mosquitto_log_callback_set(q->client, on_log);
-	if (s->url.user && mosquitto_username_pw_set(q->client, s->url.user, s->url.password))
-		return err_set(err, ERR_CONFIG, "user and password cannot be used");
-	return set_tls(s, err);
-}
-
-/* Whether the connection has failed; rc is what the library's last function returned. */
-static int verdict(struct sink *s, int rc, struct err *err)
-{
-	struct mqtt *q = s->state;
-
-	if (strstr(q->last, "verify failed") || strstr(q->last, "host name verification failed"))
-		err_set(&q->err, ERR_CONFIG,
-			"%s; ca= names the authority that the broker's certificate comes from",
-			q->last);
-	if (rc == MOSQ_ERR_ERRNO)
-		over(q, ERR_RETRY, "the connection failed: ", strerror(errno));
-	else if (rc)
-		over(q, ERR_RETRY, mosquitto_strerror(rc), "");
-	if (q->outstanding && clock_ms() - q->heard_ms >= sink_int(s, "timeout") * 1000)
-		over(q, ERR_RETRY, "the broker answers nothing", "");
-	if (!q->err.kind)
-		return 0;
-	*err = q->err;
-	return -1;
-}
-
-/* One round of reading and writing; waits for it up to timeout_ms, which may end early. */
-static int work(struct sink *s, int timeout_ms, struct err *err)
-{
-	struct mqtt *q = s->state;
-	bool wants = mosquitto_want_write(q->client) || !q->answered;
-	struct pollfd pfd[] = { { mosquitto_socket(q->client),
-				  (short)(POLLIN | (wants ? POLLOUT : 0)), 0 },
-				{ s->wake, POLLIN, 0 } };
-	int rc = 0;
-
-	if (timeout_ms < 0 || timeout_ms > 1000)
-		timeout_ms = 1000; /* keepalive, and silence that has lasted too long */
-	poll(pfd, q->answered ? 2 : 1, timeout_ms);
-	if (pfd[0].revents & (POLLIN | POLLHUP | POLLERR))
-		rc = mosquitto_loop_read(q->client, 1000);
-	if (!rc && pfd[0].revents & POLLOUT)
-		rc = mosquitto_loop_write(q->client, 1000);
-	if (!rc)
-		rc = mosquitto_loop_misc(q->client);
-	return verdict(s, rc, err);
-}
-
-static int mqtt_open(struct sink *s, struct err *err)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct mqtt *q = s->state;
-	const struct url_host *h = &s->url.hosts[0];
-	int64_t end = clock_ms() + OPEN_MS;
-	int rc;
-
-	pthread_once(&once, init_library);
-	if (make(s, err))
+	if (mqtt_conn_make(&q->conn, &s->url, name ? name : id, s, err))
 		return -1;
-	rc = mosquitto_connect_async(q->client, h->host,
-				     h->port     ? h->port
-				     : is_tls(s) ? 8883
-						 : 1883,
-				     KEEPALIVE_S);
-	if (rc && verdict(s, rc, err))
-		return -1;
-	while (!q->answered) {
-		if (clock_ms() >= end)
-			return err_set(err, ERR_RETRY, "the broker does not answer");
-		if (work(s, 100, err))
-			return -1;
-	}
-	return 0;
+	mosquitto_publish_v5_callback_set(q->conn.client, on_publish);
+	return mqtt_conn_open(&q->conn, &s->url, err);
 }
 
 static void mqtt_close(struct sink *s)
 {
 	struct mqtt *q = s->state;
 
-	if (!q->client)
-		return;
-	mosquitto_disconnect(q->client);
-	mosquitto_destroy(q->client);
+	mqtt_conn_close(&q->conn);
 }
 
 /* ---- sending ---- */
@@ -320,7 +130,7 @@ static int publish(struct mqtt *q, struct str topic, struct str body, const mosq
 		strbuf_str(&big, topic);
 		name = strbuf_cstr(&big);
 	}
-	rc = mosquitto_publish_v5(q->client, mid, name, (int)body.n, body.p, q->qos, false, p);
+	rc = mosquitto_publish_v5(q->conn.client, mid, name, (int)body.n, body.p, q->qos, false, p);
 	strbuf_release(&big);
 	return rc;
 }
@@ -329,7 +139,7 @@ static int send_one(struct sink *s, const struct batch *b, uint32_t i, struct er
 {
 	struct mqtt *q = s->state;
 	struct str topic = batch_address(b, i), body = batch_body(b, i);
-	mosquitto_property *properties = q->v5 ? id_property(&b->messages[i]) : NULL;
+	mosquitto_property *properties = q->conn.v5 ? id_property(&b->messages[i]) : NULL;
 	int mid = 0, rc = MOSQ_ERR_PAYLOAD_SIZE;
 
 	if (body.n <= MQTT_MAX_PAYLOAD)
@@ -352,7 +162,7 @@ static int send_one(struct sink *s, const struct batch *b, uint32_t i, struct er
 	case MOSQ_ERR_QOS_NOT_SUPPORTED:
 		return err_set(err, ERR_CONFIG, "the broker does not allow qos=%d", q->qos);
 	default:
-		return verdict(s, rc, err);
+		return mqtt_conn_verdict(&q->conn, rc, err);
 	}
 }
 
@@ -397,7 +207,7 @@ const struct sink_driver sink_mqtt = {
 	.address_escape = '%',
 	.max_in_flight = 1000,
 	.state_size = sizeof(struct mqtt),
-	.check = mqtt_check,
+	.check = mqtt_conn_check,
 	.open = mqtt_open,
 	.send = mqtt_send,
 	.poll = mqtt_poll,

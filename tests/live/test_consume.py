@@ -1,6 +1,7 @@
 """`pgherald consume` with NATS, Kafka, Redis and MQTT. (RabbitMQ: test_amqp.py.)"""
 import contextlib
 import json
+import re
 
 import pytest
 
@@ -257,3 +258,48 @@ def test_redis_says_what_is_wrong(redis):
                       (redis.url("x?from=0"), "beginning|end")):
         result = program.run("consume", url)
         assert result.code == 78 and word in result.err and "hunter2" not in result.err, result
+
+
+# MQTT
+
+
+@pytest.fixture
+def mosquitto():
+    broker = Mosquitto()
+    yield broker
+    broker.close()
+
+
+def subscriptions(broker):
+    """How many there have been: lines "TIME: CLIENT QOS TOPIC"."""
+    return len(re.findall(r"^\d+: \S+ 1 \S+$", broker.log(), re.M))
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_mqtt_what_is_published_is_shown(db, herald, mosquitto, version):
+    # Given readers of all that the output writes, and by keys
+    delivery.make_tables(db)
+    url = mosquitto.url("x/{table}/{action}", version=version)
+    with consuming(url) as all_, consuming(mosquitto.url(), "--keys", "no,+/b/#") as b:
+        wait_until(lambda: subscriptions(mosquitto) == 3, "the subscriptions")
+
+        # when rows are written
+        output = herald(db, "--to", url)
+        delivery.insert(db, 1, 50)
+        delivery.insert(db, 1, 2, table="b")
+        output.wait_confirmed(db)
+
+        # then they are shown, with their ids if the protocol has a place for them
+        all_.wait_for(52)
+        b.wait_for(2)
+        delivery.check([m["event"] for m in all_.events], {"a": range(1, 51), "b": range(1, 3)})
+        assert {m["address"] for m in b.events} == {"x/b/insert"}
+        assert all(m["id"] == (m["event"]["id"] if version == "5" else None) for m in all_.events)
+
+
+def test_mqtt_says_what_is_wrong(mosquitto):
+    for args, word in (((mosquitto.url(), "--keys", "a/#/b"), "no filter"),
+                       ((mosquitto.url(fram="x"),), "fram"),
+                       (("mqtt://",), "no broker")):
+        result = program.run("consume", *args)
+        assert result.code == 78 and word in result.err, result
