@@ -57,7 +57,7 @@ def test_full_identity_shows_the_old_row_and_what_changed(db, herald):
     assert gone["old"] == {"id": 1, "name": "Geezer", "note": None}
 
 
-def test_truncate_of_several_tables_is_one_event_each(db, herald):
+def test_case_44_truncate_of_several_tables_is_one_event_each(db, herald):
     # Given two tables of which one points to the other
     db.sql("create table a (id int primary key); create table b (a int references a)")
     stream = herald(db)

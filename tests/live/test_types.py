@@ -150,9 +150,9 @@ def compare(db, stream):
 
 
 @pytest.mark.parametrize("wire", ["text", "binary"])
-def test_every_type_is_what_to_jsonb_says(db, herald, wire):
+def test_cases_45_to_51_every_type_is_what_to_jsonb_says(db, herald, wire):
     # Given a table with a column of every type and of arrays of it, and odd role settings
-    rows = 600
+    rows = 1000
     makers = fill(db, wire == "binary")
     db.sql("alter database {0} set datestyle = 'German'; alter database {0} set intervalstyle = 'iso_8601';"
            "alter database {0} set bytea_output = 'escape'; alter database {0} set timezone = 'Asia/Kathmandu';"
