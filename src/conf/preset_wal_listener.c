@@ -184,7 +184,7 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	const char *topic = get(f, "publisher.topic", "");
 	const char *address = get(f, f->is_pgwalstreams ? "nats.address" : "publisher.address", "");
 	struct output_settings *os;
-	struct strbuf to = { 0 };
+	struct strbuf to = { 0 }, subjects = { 0 };
 	int failed;
 
 	if (!*address)
@@ -192,7 +192,9 @@ static int add_output(struct file *f, const char *place, const char *tables)
 			     "it is missing");
 	if (strcmp(type, "nats") == 0) {
 		put_address(&to, "nats", address);
+		strbuf_printf(&subjects, "%s.*", topic);
 		put_param(&to, "stream", f->is_pgwalstreams ? NULL : topic);
+		put_param(&to, "subjects", f->is_pgwalstreams ? NULL : strbuf_cstr(&subjects));
 	} else if (strcmp(type, "kafka") == 0) {
 		put_address(&to, "kafka", address);
 		put_param(&to, "key_columns", get(f, "publisher.messageKeyFrom", NULL));
@@ -211,6 +213,7 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	os = outputs_add(f->s, f->err);
 	failed = os ? outputs_set_url(f->s, os, str_c(strbuf_cstr(&to)), f->err) : -1;
 	strbuf_release(&to);
+	strbuf_release(&subjects);
 	return failed;
 }
 

@@ -158,7 +158,7 @@ int output_check_table(const struct output *o, const struct relation *rel, uint1
 {
 	const struct strings *keys = &o->settings->key_columns;
 
-	for (size_t i = 0; i < keys->n && o->driver->keys; i++)
+	for (size_t i = 0; i < keys->n && o->driver->keys && !o->format->any_key; i++)
 		if (check_key_column(keys->v[i], rel, actions, err))
 			return -1;
 	return template_check(&o->address, rel, err);

@@ -42,6 +42,8 @@ struct format {
 	/* Appends the message's key (brokers that have one: the JSON of the replica identity), or
 	 * NULL: encode_key. */
 	void (*key)(const struct encode_options *o, const struct event *e, struct strbuf *out);
+	/* Tables may lack the key_columns that are wanted. */
+	bool any_key;
 	/* The position that a message of this format carries, for outputs that read back where they
 	 * stopped; NULL when it carries none. */
 	bool (*position)(struct str message, struct position *p);

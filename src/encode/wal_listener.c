@@ -176,8 +176,29 @@ static bool wal_listener_event(const struct encode_options *o, const struct even
 	return true;
 }
 
+/* The value of the one column that is the key, as JSON; of tables without it the table's name. */
+static void wal_listener_key(const struct encode_options *o, const struct event *e, struct strbuf *out)
+{
+	if (o->nkey_columns == 0) {
+		encode_key(o, e, out);
+		return;
+	}
+	for (uint32_t i = 0; e->rel && i < e->rel->ncols; i++) {
+		const struct value *v = encode_key_value(o, e, i);
+
+		if (!v || v->kind == VALUE_UNCHANGED)
+			continue;
+		value_column(o, &e->rel->cols[i], v, out);
+		return;
+	}
+	if (e->rel)
+		strbuf_str(out, e->rel->name);
+}
+
 const struct format format_wal_listener = {
 	.name = "wal-listener",
 	.help = "messages as wal-listener sends them (variant: pgwalstreams)",
 	.event = wal_listener_event,
+	.key = wal_listener_key,
+	.any_key = true,
 };

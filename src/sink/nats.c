@@ -381,6 +381,8 @@ static bool is_plain(unsigned char c)
 static const struct sink_param params[] = {
 	{ "stream", PARAM_TEXT, "NAME", NULL, 1, 255,
 	  "the stream; made when it is missing. Default: the one that takes these subjects" },
+	{ "subjects", PARAM_TEXT, "SUBJECT", NULL, 1, 255,
+	  "of a stream that is made. Default: what the template can make" },
 	{ "storage", PARAM_CHOICE, "file|memory", "file", 0, 0, "of a stream that is made" },
 	{ "replicas", PARAM_INT, "N", "1", 1, 5, "of a stream that is made" },
 	{ "max_age", PARAM_INT, "SECONDS", "0", 0, INT32_MAX,

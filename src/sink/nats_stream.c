@@ -132,10 +132,13 @@ static void take_config(struct nats *n, const jsStreamConfig *c)
 static int make_stream(const struct sink *s, jsCtx *js, const char *name, const char *pattern,
 		       jsStreamInfo **info, struct err *err)
 {
+	const char *subjects = sink_text(s, "subjects");
 	jsStreamConfig c;
 	jsErrCode code = 0;
 	natsStatus st;
 
+	if (subjects)
+		pattern = subjects;
 	jsStreamConfig_Init(&c);
 	c.Name = name;
 	c.Description = "made by pgherald";
