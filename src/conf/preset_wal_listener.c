@@ -207,6 +207,8 @@ static int add_output(struct file *f, const char *place, const char *tables)
 		return wrong(f, "publisher.type", "it is not one of nats, kafka and rabbitmq");
 	}
 	put_param(&to, "format", "wal-listener");
+	put_param(&to, "numeric", "string");
+	put_param(&to, "int8", f->is_pgwalstreams ? "string" : NULL);
 	put_param(&to, "variant", f->is_pgwalstreams ? "pgwalstreams" : NULL);
 	put_param(&to, "address", place);
 	put_param(&to, "tables", tables);

@@ -27,7 +27,7 @@ def nats():
 def users(db):
     """pgwalstreams' sample table and one more."""
     db.sql("create table users (id uuid primary key, created_at timestamptz, name text, n bigint, ok boolean);"
-           "create table orders (id int primary key)")
+           "create table orders (id int primary key, total numeric)")
     return db
 
 
@@ -88,7 +88,7 @@ def test_pgwalstreams_publishes_what_its_consumers_know(users, nats, started, tm
     assert all((e["schema"], e["table"]) == ("public", "users") for e in events)
     assert all(UUID.fullmatch(e["id"]) and TIME.fullmatch(e["commitTime"]) for e in events)
     assert events[0]["data"] == {"id": "00000000-0000-0000-0000-000000000001", "name": "å", "ok": True,
-                                 "created_at": "2022-04-26 10:00:00+00", "n": "9007199254740993"}
+                                 "created_at": "2022-04-26T10:00:00+00:00", "n": "9007199254740993"}
     assert events[1]["data"]["name"] is None and events[2]["data"]["id"][-1] == "1"
     assert users.sql("select pubname, puballtables from pg_publication") == [("pgwalstreams", True)]
 
@@ -183,7 +183,7 @@ def wal_listener(db, started, tmp_path, publisher):
     db.sql("alter table users replica identity full; create schema other; create table other.users (id int)")
     db.sql("insert into users values ('00000000-0000-0000-0000-000000000001', '2022-04-26 10:00:00+00', '<å>', 1, true)")
     db.sql("update users set n = 2")
-    db.sql("insert into orders values (1)")
+    db.sql("insert into orders values (1, 1.50)")
     db.sql("insert into other.users values (7)")
     db.sql("truncate orders")
     stream.wait_confirmed(db)
@@ -200,10 +200,11 @@ def check_wal_listener(places, bodies):
     assert all(list(e) == ["id", "schema", "table", "action", "data", "dataOld", "commitTime"] for e in events)
     first, second = by_place["S.app_notifier"]
     assert (first["action"], second["action"]) == ("INSERT", "UPDATE")
-    assert first["data"] == {"created_at": "2022-04-26T10:00:00Z", "id": "00000000-0000-0000-0000-000000000001",
+    assert first["data"] == {"created_at": "2022-04-26T10:00:00+00:00", "id": "00000000-0000-0000-0000-000000000001",
                              "n": 1, "name": "<å>", "ok": True} and first["dataOld"] == {}
     assert second["data"]["n"] == 2 and second["dataOld"] == first["data"]
     assert [e["action"] for e in by_place["S.app_public_orders"]] == ["INSERT", "TRUNCATE"]
+    assert by_place["S.app_public_orders"][0]["data"] == {"id": 1, "total": "1.50"}
     assert by_place["S.app_other_users"][0]["data"] == {"id": 7}
     assert any(b"\\u003c" in body for body in bodies)
 
@@ -238,5 +239,6 @@ def test_wal_listener_publishes_to_kafka(users, started, tmp_path):
         messages = [m for topic in sorted(set(PLACES)) for m in cluster.read(topic)]
     finally:
         cluster.close()
+    messages.sort(key=lambda m: json.loads(m.body)["commitTime"])  # they are in several partitions
     check_wal_listener([m.topic for m in messages], [m.body.encode() for m in messages])
     assert {m.key for m in messages if m.topic == "S.app_notifier"} == {'"00000000-0000-0000-0000-000000000001"'}
