@@ -1,5 +1,4 @@
 """file:PATH that rotates: by size, by time and by day, with compression, through crashes."""
-import datetime
 import functools
 import gzip
 import json
@@ -9,12 +8,14 @@ import re
 import subprocess
 import threading
 
+import pytest
+
 import delivery
 import herald as program
-import postgres
 from test_output import small_disk  # noqa: F401
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 10))
+LINES_OF_3 = {"native": 700, "pgevents": 900, "debezium": 2000}
 NUMBERED = re.compile(r"\.(\d{9})(\.gz|\.zst)?$")
 
 
@@ -122,3 +123,273 @@ def test_killed_at_random_with_a_format_without_positions(db, herald, tmp_path):
                                    f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=gzip",
                                    args=("--format", "pgevents"))
     assert found == wanted
+
+
+@pytest.fixture(scope="module")
+def crash_at(tmp_path_factory):
+    """The environment in which the program dies before its n-th change of a file."""
+    library = tmp_path_factory.mktemp("shim") / "crash_at.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library,
+                    f"{program.REPO}/tests/live/crash_at.c", "-ldl"], check=True)
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    return lambda n: {"LD_PRELOAD": str(library), "CRASH_AT": str(n), "ASAN_OPTIONS": asan}
+
+
+@pytest.mark.parametrize("format", ["native", "pgevents", "debezium"])
+def test_died_at_each_moment_of_a_rotation(db, herald, tmp_path, crash_at, format):
+    # Given files of three events each, and rows in their second and further lives
+    delivery.make_tables(db)
+    db.sql("alter table a replica identity full")
+    to = f"file:{tmp_path}/out.json?rotate_size={LINES_OF_3[format]}&compress_closed=gzip"
+    args = ("--format", format, "--to", to)
+    herald(db, *args).stop()
+    key = (lambda e: (e["op"], (e["after"] or e["before"])["n"])) if format == "debezium" else \
+        (lambda e: e["new"]["n"])
+    wanted, died = [], 0
+
+    # when the program dies right before its first change of a file, its second, its third ...
+    for n in range(1, 3 * ROUNDS + 1):
+        stream = herald(db, *args, env=crash_at(n), ready=False)
+        db.sql(f"insert into a select generate_series({n * 10}, {n * 10 + 8})")
+        wanted += [("c", i) if format == "debezium" else i for i in range(n * 10, n * 10 + 9)]
+        if format == "debezium":  # a change of the key is two lines of one position
+            db.sql(f"update a set n = n + 1000000 where n = {n * 10}")
+            wanted += [("d", n * 10), ("c", n * 10 + 1000000)]
+        end = db.wal_lsn()
+        try:
+            stream.wait_until(lambda: (db.slot_state()["confirmed"] or 0) >= end, "the end")
+            stream.stop()
+        except AssertionError:
+            died += 1
+            assert stream.process.wait() == -9, stream.describe()
+
+    # then a last one completes the files: nothing is lost, repeated, torn or out of order
+    stream = herald(db, *args)
+    stream.wait_confirmed(db)
+    stream.stop()
+    assert [key(e) for e in events(tmp_path)] == wanted
+    assert died > ROUNDS
+    closed = numbers_of(tmp_path)
+    assert closed == list(range(1, len(closed) + 1))
+
+
+def closed_and_compressed(folder, ending):
+    found = [n for n in names(folder)]
+    return len(found) > 1 and all(n.endswith(ending) for n in found[:-1])
+
+
+@pytest.mark.parametrize("method, ending", [("gzip", ".gz"), ("zstd", ".zst")])
+def test_closed_files_are_compressed(db, herald, tmp_path, method, ending):
+    delivery.make_tables(db)
+    stream = herald(db, "--to", f"file:{tmp_path}/out.json?rotate_size=20K&compress_closed={method}")
+    delivery.insert(db, 1, 300)
+    stream.wait_confirmed(db)
+    stream.wait_until(lambda: closed_and_compressed(tmp_path, ending), "compressed files")
+    delivery.check(events(tmp_path), {"a": range(1, 301)})
+    subprocess.run([{"gzip": "gzip", "zstd": "zstd"}[method], "-tq", tmp_path / names(tmp_path)[0]], check=True)
+
+
+def test_what_a_crash_left_of_compression_is_completed(db, herald, tmp_path):
+    # Given closed files, of which one has both forms, and one is half compressed
+    delivery.make_tables(db)
+    path = tmp_path / "out.json"
+    stream = herald(db, "--to", f"file:{path}?rotate_size=4K")
+    delivery.insert(db, 1, 100)
+    stream.wait_confirmed(db)
+    stream.stop()
+    (tmp_path / "out.json.000000002.gz.tmp").write_bytes(b"half")
+    subprocess.run(["gzip", "-nk", tmp_path / "out.json.000000001"], check=True)
+    theirs = tmp_path / "out.json.000000003.gz"
+    theirs.write_bytes(gzip.compress(b"somebody's"))
+
+    # when compression is on
+    stream = herald(db, "--to", f"file:{path}?rotate_size=4K&compress_closed=gzip")
+    rest = lambda: sorted(n for n in os.listdir(tmp_path) if not n.endswith((".gz", ".position")))  # noqa: E731
+    stream.wait_until(lambda: rest() == ["out.json", "out.json.000000003"], "compression")
+
+    # then nothing of ours is lost, and nothing of theirs
+    assert gzip.decompress(theirs.read_bytes()) == b"somebody's"
+    theirs.unlink()
+    delivery.check(events(tmp_path), {"a": range(1, 101)})
+
+
+def test_files_end_when_their_time_is_over(db, herald, tmp_path):
+    # Given a stream whose files are of one second each
+    delivery.make_tables(db)
+    stream = herald(db, "--to", f"file:{tmp_path}/out.json?rotate_seconds=1")
+
+    # when there is an event, and then silence
+    delivery.insert(db, 1, 1)
+    stream.wait_until(lambda: numbers_of(tmp_path) == [1], "a closed file")
+
+    # then the next one follows it in another file, and silence makes no further files
+    delivery.insert(db, 2, 2)
+    stream.wait_until(lambda: numbers_of(tmp_path) == [1, 2], "another")
+    delivery.check(events(tmp_path), {"a": range(1, 3)})
+    assert os.path.getsize(tmp_path / "out.json") == 0
+
+    # and a new process knows what the last one wrote
+    stream.kill9()
+    stream = herald(db, "--to", f"file:{tmp_path}/out.json?rotate_seconds=1")
+    delivery.insert(db, 3, 3)
+    stream.wait_until(lambda: numbers_of(tmp_path) == [1, 2, 3], "a third")
+    delivery.check(events(tmp_path), {"a": range(1, 4)})
+
+
+def test_an_empty_file_after_a_rotation_forgets_nothing(db, herald, tmp_path):
+    # Given events that are in closed files only, of which somebody has taken the last away
+    delivery.make_tables(db)
+    to = f"file:{tmp_path}/out.json?rotate_seconds=1"
+    stream = herald(db, "--to", to)
+    delivery.insert(db, 1, 20)
+    stream.wait_until(lambda: len(lines(tmp_path)) == 20 and (tmp_path / "out.json").stat().st_size == 0,
+                      "all to be closed")
+    stream.kill9()
+    os.rename(tmp_path / names(tmp_path)[-2], tmp_path / "away")
+
+    # when the slot was dropped behind its back
+    stream = herald(db, "--to", to)
+    stream.wait_confirmed(db)
+    stream.stop()
+    assert not (tmp_path / "out.json").stat().st_size, "nothing came again"
+    db.sql("select pg_drop_replication_slot(%s)", (db.slot,))
+    db.sql("select pg_create_logical_replication_slot(%s, 'pgoutput')", (db.slot,))
+
+    # then the mark, which only the line beside the empty file has, tells
+    stream = herald(db, "--to", to, ready=False)
+    assert stream.wait_exit() == 76, stream.describe()
+
+
+def set_day(tmp_path, today, day):
+    """Makes of a stopped output one that was stopped on another day."""
+    note = tmp_path / "out-{date}.json.position"
+    note.write_text(note.read_text().replace(today, day))
+    os.rename(tmp_path / f"out-{today}.json", tmp_path / f"out-{day}.json")
+
+
+def day_in_name(tmp_path):
+    return re.search(r"out-(\d{4}-\d\d-\d\d)\.json", names(tmp_path)[-1]).group(1)
+
+
+@pytest.mark.parametrize("format", ["native", "pgevents"])
+def test_each_day_has_its_file(db, herald, tmp_path, format):
+    # Given a file of today, which is then made one of another day
+    delivery.make_tables(db)
+    to = f"file:{tmp_path}/out-{{date}}.json?compress_closed=gzip"
+    args = ("--format", format, "--to", to)
+    stream = herald(db, *args)
+    assert names(tmp_path) == []  # until there is an event
+    delivery.insert(db, 1, 5)
+    stream.wait_until(lambda: len(lines(tmp_path)) == 5, "5 events")
+    stream.wait_confirmed(db)
+    stream.stop()
+    today = day_in_name(tmp_path)
+    if format == "native":
+        assert today == events(tmp_path)[0]["time"][:10]
+    set_day(tmp_path, today, "2020-02-29")
+
+    # when the next event comes today
+    stream = herald(db, *args)
+    delivery.insert(db, 6, 9)
+
+    # then it is in a file of its own, and the other one is closed
+    stream.wait_until(lambda: names(tmp_path) == ["out-2020-02-29.json.gz", f"out-{today}.json"], "two files")
+    stream.wait_until(lambda: len(lines(tmp_path)) == 9, "all events")
+    stream.kill9()
+
+    # and so it is for the next process; a clock that was put back does not disturb the order
+    set_day(tmp_path, today, "2999-12-31")
+    stream = herald(db, *args)
+    delivery.insert(db, 10, 12)
+    stream.wait_confirmed(db)
+    stream.stop()
+    assert names(tmp_path) == ["out-2020-02-29.json.gz", "out-2999-12-31.json"]
+    assert [e["new"]["n"] for e in events(tmp_path)] == list(range(1, 13))
+
+
+def test_days_with_several_files_are_numbered(db, herald, tmp_path):
+    delivery.make_tables(db)
+    to = f"file:{tmp_path}/out-{{date}}.json?rotate_size=1K"
+    stream = herald(db, "--to", to)
+    delivery.insert(db, 1, 12)
+    stream.wait_confirmed(db)
+    stream.stop()
+    today = day_in_name(tmp_path)
+    before = numbers_of(tmp_path)
+    set_day(tmp_path, today, "2020-02-29")
+    for n in before:
+        os.rename(tmp_path / f"out-{today}.json.{n:09}", tmp_path / f"out-2020-02-29.json.{n:09}")
+    stream = herald(db, "--to", to)
+    delivery.insert(db, 13, 24)
+    stream.wait_confirmed(db)
+    stream.stop()
+    assert numbers_of(tmp_path) == list(range(1, len(numbers_of(tmp_path)) + 1))
+    assert f"out-2020-02-29.json.{len(before) + 1:09}" in names(tmp_path)
+    delivery.check(events(tmp_path), {"a": range(1, 25)})
+
+
+def test_a_full_disk_in_the_middle_of_rotations(db, herald, small_disk):  # noqa: F811
+    # Given a disk that a neighbour has nearly filled
+    delivery.make_tables(db)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 800_000)
+    stream = herald(db, "--to", f"file:{small_disk}/out.json?rotate_size=20K&compress_closed=zstd")
+
+    # when events do not fit any more
+    db.sql("insert into a select i, md5(i::text) || md5((i + 1)::text) || md5((i + 2)::text) "
+           "from generate_series(1, 9000) i")
+    stream.wait_log("No space left")
+
+    # then they all come, once, when there is room again
+    ballast.unlink()
+    stream.wait_log("is back")
+    stream.wait_confirmed(db)
+    stream.stop()
+    delivery.check(events(small_disk), {"a": range(1, 9001)})
+
+
+def test_a_reader_that_follows_sees_every_line_once(db, herald, tmp_path):
+    # Given a reader that knows nothing but the names (tail -F, as a log shipper is)
+    delivery.make_tables(db)
+    path = tmp_path / "out.json"
+    stream = herald(db, "--to", f"file:{path}?rotate_seconds=1")
+    stream.wait_until(path.exists, "the file")
+    tail = subprocess.Popen(["tail", "-q", "-n", "+1", "-F", "-s", "0.05", path], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL)
+    try:
+        # when files are closed while it reads
+        for n in range(4):
+            delivery.insert(db, n * 100 + 1, n * 100 + 100)
+            stream.wait_until(lambda n=n: len(numbers_of(tmp_path)) > n, "a closed file")
+
+        # then it has all
+        found = [json.loads(tail.stdout.readline()) for _ in range(400)]
+        delivery.check(found, {"a": range(1, 401)})
+    finally:
+        tail.kill()
+        tail.wait()
+
+
+def test_numbers_go_on_behind_what_is_there(db, herald, tmp_path):
+    # Given a closed file whose output has lost what was beside
+    delivery.make_tables(db)
+    (tmp_path / "out.json.000000041.gz").write_bytes(gzip.compress(b""))
+    stream = herald(db, "--to", f"file:{tmp_path}/out.json?rotate_size=1K")
+    delivery.insert(db, 1, 10)
+    stream.wait_until(lambda: 42 in numbers_of(tmp_path), "a file with the next number")
+
+
+@pytest.mark.parametrize("url, word", [
+    ("out.json?rotate_size=lots", "rotate_size"),
+    ("out.json?rotate_size=0", "rotate_size"),
+    ("out.json?rotate_size=10KB", "rotate_size"),
+    ("out.json?rotate_seconds=0", "rotate_seconds"),
+    ("out.json?compress_closed=gzip", "rotate_size"),
+    ("out.json?rotate_size=1K&compress_closed=lzma", "compress_closed"),
+    ("{date}/out.json", "in the file's name"),
+    ("/dev/null?rotate_size=1K", "/dev/null"),
+])
+def test_settings_that_make_no_sense_say_so(db, herald, tmp_path, url, word):
+    path = url if url.startswith("/") else f"{tmp_path}/{url}"
+    stream = herald(db, "--to", f"file:{path}", ready=False)
+    assert stream.wait_exit() in (64, 78) and word in stream.err, stream.describe()
