@@ -139,7 +139,6 @@ def crash_at(tmp_path_factory):
 def test_died_at_each_moment_of_a_rotation(db, herald, tmp_path, crash_at, format):
     # Given files of three events each, and rows in their second and further lives
     delivery.make_tables(db)
-    db.sql("alter table a replica identity full")
     to = f"file:{tmp_path}/out.json?rotate_size={LINES_OF_3[format]}&compress_closed=gzip"
     args = ("--format", format, "--to", to)
     herald(db, *args).stop()
@@ -332,12 +331,11 @@ def test_a_full_disk_in_the_middle_of_rotations(db, herald, small_disk):  # noqa
     # Given a disk that a neighbour has nearly filled
     delivery.make_tables(db)
     ballast = small_disk / "ballast"
-    ballast.write_bytes(b"x" * 800_000)
+    ballast.write_bytes(b"x" * 900_000)
     stream = herald(db, "--to", f"file:{small_disk}/out.json?rotate_size=20K&compress_closed=zstd")
 
     # when events do not fit any more
-    db.sql("insert into a select i, md5(i::text) || md5((i + 1)::text) || md5((i + 2)::text) "
-           "from generate_series(1, 9000) i")
+    db.sql("insert into a select i, md5(i::text) from generate_series(1, 2000) i")
     stream.wait_log("No space left")
 
     # then they all come, once, when there is room again
@@ -345,7 +343,7 @@ def test_a_full_disk_in_the_middle_of_rotations(db, herald, small_disk):  # noqa
     stream.wait_log("is back")
     stream.wait_confirmed(db)
     stream.stop()
-    delivery.check(events(small_disk), {"a": range(1, 9001)})
+    delivery.check(events(small_disk), {"a": range(1, 2001)})
 
 
 def test_a_reader_that_follows_sees_every_line_once(db, herald, tmp_path):
