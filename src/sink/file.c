@@ -5,9 +5,9 @@
  * Whole lines only: what a crash or a full disk left behind the last newline is cut when the file
  * is opened, and the last line's position tells what not to write again.
  *
- * Formats whose lines carry no position, or that make several lines of an event, go by the line
- * beside the file (file_position.c): after each fsync it says how far the file is whole, and up to
- * which event. It also says what the last file held when this one is empty because it is new.
+ * Formats whose lines carry no position go by the line beside the file (file_position.c): after
+ * each fsync it says how far the file is whole, and up to which event. For all formats it says what
+ * the last file held when this one is empty because it is new.
  */
 #include "sink/file.h"
 #include "base/clock.h"
@@ -70,12 +70,6 @@ static int read_position(struct sink *s, int fd, off_t from, off_t to, struct er
 	return failed;
 }
 
-/* Whether the note beside says where the file is whole, and not its last line. */
-static bool by_length(const struct sink *s)
-{
-	return !s->format->position || s->format->tombstones;
-}
-
 /* Reads the last whole line's position and cuts what is behind it. */
 static int resume_lines(struct sink *s, struct err *err)
 {
@@ -83,7 +77,7 @@ static int resume_lines(struct sink *s, struct err *err)
 	off_t end = last_newline(f->fd, f->size);
 	off_t begin = end > 0 ? last_newline(f->fd, end) + 1 : 0;
 
-	if (end >= 0 && s->format->position && read_position(s, f->fd, begin, end, err))
+	if (end >= 0 && read_position(s, f->fd, begin, end, err))
 		return -1;
 	if (end + 1 != f->size && ftruncate(f->fd, end + 1))
 		return file_fail(s, "cut the torn last line of", err);
@@ -102,7 +96,7 @@ static int resume(struct sink *s, const struct file_note *note, struct err *err)
 	if (f->size == 0 && !moved) {
 		s->held = (struct position){ 0 };
 		s->mark = (struct mark){ 0 };
-	} else if (by_length(s) && note->found && f->size >= note->length) {
+	} else if (!s->format->position && note->found && f->size >= note->length) {
 		if (f->size > note->length && ftruncate(f->fd, note->length))
 			return file_fail(s, "cut the end of", err);
 		f->size = note->length;
@@ -197,7 +191,7 @@ int file_sync(struct sink *s, struct err *err)
 		return 0;
 	if (fdatasync(f->fd) && errno != EINVAL && errno != EROFS) /* pipes cannot be synced */
 		return file_fail(s, "sync", err);
-	if (by_length(s) && file_note_write(s, false, &s->mark, err))
+	if (!s->format->position && file_note_write(s, false, &s->mark, err))
 		return -1;
 	f->unsynced = 0;
 	sink_took(s, f->written);
@@ -240,7 +234,7 @@ static int file_send(struct sink *s, const struct batch *b, uint32_t from, uint3
 		     struct err *err)
 {
 	for (uint32_t next; from < to; from = next) {
-		if (file_rotate(s, b, from, to, err))
+		if (file_rotate(s, &b->messages[from], err))
 			return -1;
 		next = file_rotate_fit(s, b, from, to);
 		if (write_lines(s, b, from, next, err))

@@ -70,8 +70,8 @@ void file_rotate_settings(struct sink *s);
 /* Ends what a process that died has begun, and completes the note by what is in the folder. */
 int file_rotate_recover(struct sink *s, struct file_note *note, struct err *err);
 
-/* Sees to it that the event that begins at `from` has a file to go to. */
-int file_rotate(struct sink *s, const struct batch *b, uint32_t from, uint32_t to, struct err *err);
+/* Sees to it that the message has a file to go to. */
+int file_rotate(struct sink *s, const struct message *m, struct err *err);
 
 /* The first message from `from` on that has to wait for another file. */
 uint32_t file_rotate_fit(const struct sink *s, const struct batch *b, uint32_t from, uint32_t to);

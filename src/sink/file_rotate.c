@@ -191,20 +191,9 @@ static int close_current(struct sink *s, struct err *err)
 	return 0;
 }
 
-/* Offset behind the event that begins at i. */
-static uint32_t event_end(const struct batch *b, uint32_t i, uint32_t to)
+static int64_t bytes_of(const struct message *m)
 {
-	do
-		i++;
-	while (i < to && b->messages[i].part);
-	return i;
-}
-
-static int64_t bytes_of(const struct batch *b, uint32_t from, uint32_t to)
-{
-	const struct message *last = &b->messages[to - 1];
-
-	return (int64_t)(last->at + last->n + 1 - b->messages[from].at);
+	return (int64_t)m->n + 1;
 }
 
 static int64_t day_of(const struct file *f, const struct message *m)
@@ -229,14 +218,13 @@ static bool is_full(const struct file *f, off_t size, int64_t bytes)
 	return size && f->rotate_size && size + bytes > f->rotate_size;
 }
 
-int file_rotate(struct sink *s, const struct batch *b, uint32_t from, uint32_t to, struct err *err)
+int file_rotate(struct sink *s, const struct message *m, struct err *err)
 {
 	struct file *f = s->state;
-	int64_t day = day_of(f, &b->messages[from]);
-	int64_t bytes = bytes_of(b, from, event_end(b, from, to));
+	int64_t day = day_of(f, m);
 	bool over = f->size && f->period != period_now(f);
 
-	if (f->fd >= 0 && (day != f->day || over || is_full(f, f->size, bytes)) &&
+	if (f->fd >= 0 && (day != f->day || over || is_full(f, f->size, bytes_of(m))) &&
 	    close_current(s, err))
 		return -1;
 	if (f->fd < 0) {
@@ -257,15 +245,10 @@ uint32_t file_rotate_fit(const struct sink *s, const struct batch *b, uint32_t f
 
 	if (!f->rotate_size && !f->dated)
 		return to;
-	while (i < to) {
-		uint32_t next = event_end(b, i, to);
-		int64_t bytes = bytes_of(b, i, next);
-
-		if (i > from && (is_full(f, size, bytes) || day_of(f, &b->messages[i]) != f->day))
-			break;
-		size += bytes;
-		i = next;
-	}
+	do
+		size += bytes_of(&b->messages[i++]);
+	while (i < to && !is_full(f, size, bytes_of(&b->messages[i])) &&
+	       day_of(f, &b->messages[i]) == f->day);
 	return i;
 }
 
