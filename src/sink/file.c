@@ -177,8 +177,8 @@ static int file_open(struct sink *s, struct err *err)
 		return file_fail(s, "sync the folder of", err);
 	if (resume(s, &note, err))
 		return -1;
-	if (method)
-		f->compression = compression_start(s->url.path, method);
+	if (method && !(f->compression = compression_start(s->url.path, method)))
+		return err_set(err, ERR_RETRY, "cannot start a thread for %s", s->url.path);
 	compression_wake(f->compression, f->day);
 	return 0;
 }

@@ -108,7 +108,8 @@ int file_rename(const char *from, const char *to);
 
 /* ---- compression ---- */
 
-/* Starts a thread that compresses closed files, those of an earlier process too. */
+/* Starts a thread that compresses closed files, those of an earlier process too. NULL: it
+ * cannot be started. */
 struct compression *compression_start(const char *path, const char *method);
 
 /* Files were closed; of those without a number, the ones before `day` are. */

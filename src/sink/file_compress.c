@@ -249,9 +249,12 @@ struct compression *compression_start(const char *path, const char *method)
 	c->zstd = strcmp(method, "zstd") == 0;
 	c->day = NO_DAY;
 	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (pthread_create(&c->thread, NULL, run, c))
-		mem_die();
-	return c;
+	if (pthread_create(&c->thread, NULL, run, c) == 0)
+		return c;
+	close(c->wake);
+	free(c->path);
+	free(c);
+	return NULL;
 }
 
 void compression_wake(struct compression *c, int64_t day)
