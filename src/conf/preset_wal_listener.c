@@ -118,6 +118,12 @@ static int read_log(struct file *f)
 
 /* ---- the filter: tables in any schema, with their actions ---- */
 
+static void put_lower(struct strbuf *out, const char *text)
+{
+	for (; *text; text++)
+		strbuf_ch(out, (char)tolower((unsigned char)*text));
+}
+
 /* "users":insert+update; schema is as in "public"., or empty. */
 static int put_table(struct file *f, struct strbuf *out, const char *schema, const struct yaml *table)
 {
@@ -131,8 +137,7 @@ static int put_table(struct file *f, struct strbuf *out, const char *schema, con
 		if (y->kind != YAML_SCALAR || y->absent)
 			return wrong(f, table->key, "an action is not a word");
 		strbuf_ch(out, sep);
-		for (const char *c = y->text; *c; c++)
-			strbuf_ch(out, (char)tolower((unsigned char)*c));
+		put_lower(out, y->text);
 		sep = '+';
 	}
 	return 0;
@@ -173,7 +178,7 @@ static void put_param(struct strbuf *out, const char *name, const char *value)
 {
 	if (!value)
 		return;
-	strbuf_printf(out, "%c%s=", memchr(out->p, '?', out->n) ? '&' : '?', name);
+	strbuf_printf(out, "%c%s=", out->n && memchr(out->p, '?', out->n) ? '&' : '?', name);
 	url_encode(out, str_c(value));
 }
 

@@ -1,5 +1,6 @@
 """`pgherald consume` with NATS, Kafka, Redis and MQTT. (RabbitMQ: test_amqp.py.)"""
 import contextlib
+import gzip
 import json
 import re
 
@@ -123,6 +124,15 @@ def test_nats_without_a_stream_what_is_published_is_shown(db, herald, nats):
         seen = numbers(look.events)
         assert seen == list(range(seen[0], seen[-1] + 1)) and seen[-1] <= last
         assert {m["address"] for m in look.events} == {"x.a"}
+
+
+def test_nats_what_is_compressed_is_unpacked(nats):
+    with consuming(nats.url(), "--keys", "x") as look, nats.client() as client:
+        def publish():
+            client.publish("x", gzip.compress(b'{"a":1}'))
+            return look.count
+        wait_until(publish, "a message", LIMIT, 0.05)
+        assert look.events[0] == {"address": "x", "id": None, "event": {"a": 1}}
 
 
 def test_nats_says_what_is_wrong(filled_stream):
