@@ -41,6 +41,12 @@ def server_bin():
     return max(found, key=lambda d: [int(n) for n in re.findall(r"\d+", d)])
 
 
+def server_major():
+    """15: before any server runs."""
+    said = subprocess.run([f"{server_bin()}/postgres", "-V"], text=True, capture_output=True, check=True)
+    return int(re.search(r"\d+", said.stdout).group())
+
+
 def server_owner():
     """Popen's arguments for a server's processes: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:

@@ -161,8 +161,6 @@ def small(new_server):
     """A database whose server keeps hardly any WAL for slots."""
     db = postgres.Database(new_server(max_slot_wal_keep_size="1MB", min_wal_size="32MB",
                                       max_wal_size="32MB"))
-    if db.server.version < 130000:
-        pytest.skip("slots cannot be lost before PostgreSQL 13")
     db.sql("create table t (n int primary key, t text)")
     return db
 

@@ -73,8 +73,6 @@ def test_status_of_a_stream(db, herald):
 
 def test_status_says_how_much_wal_is_left(new_server, herald):
     server = new_server(max_slot_wal_keep_size="100MB")
-    if server.version < 130000:
-        pytest.skip("there is no limit before PostgreSQL 13")
     db = postgres.Database(server)
     make_slot(db)
     assert 0 < slot(db)["safe_bytes"] < 200_000_000
