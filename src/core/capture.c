@@ -637,6 +637,8 @@ static int drain(struct capture *c, struct err *err)
 {
 	bool late, taken = all_taken(c);
 
+	/* a commit that has come since may have been waited for by nobody but its events */
+	checkpoint_advance(&c->checkpoint, c->taken);
 	if (c->stop && !c->drain_end_ms)
 		c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
 	late = c->stop && clock_ms() > c->drain_end_ms;

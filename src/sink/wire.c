@@ -102,7 +102,8 @@ static int tls_name(struct wire *w, const char *host, struct err *err)
 		return tls_fail(ERR_FAIL, "cannot use TLS", err);
 	param = SSL_get0_param(w->ssl);
 	if (ip ? X509_VERIFY_PARAM_set1_ip_asc(param, host) != 1
-	       : SSL_set1_host(w->ssl, host) != 1 || SSL_set_tlsext_host_name(w->ssl, host) != 1)
+	       : SSL_set1_host(w->ssl, host) != 1 ||
+			    SSL_set_tlsext_host_name(w->ssl, (char *)(uintptr_t)host) != 1)
 		return tls_fail(ERR_CONFIG, "cannot verify this name", err);
 	return 0;
 }
