@@ -80,7 +80,7 @@ def rabbitmq():
 
 @contextlib.contextmanager
 def kafka():
-    from kafka_server import Kafka
+    from kafka_server import Mock as Kafka
     broker = Kafka()
     broker.host, broker.port = broker.brokers.split(",")[0].split(":")
     try:
