@@ -155,6 +155,30 @@ def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
     assert not proxy.cuts
 
 
+@pytest.mark.parametrize(("writer", "repeats"), [("&writer=shop", 0), ("", 5)])
+def test_a_named_writer_knows_its_messages_again_when_its_settings_change(db, herald, nats, new_proxy,
+                                                                           writer, repeats):
+    # Given events that are stored, but whose acknowledgements are lost
+    delivery.make_tables(db)
+    proxy = new_proxy(nats.port)
+    stream = herald(db, "--to", nats.url(f"?stream=S{writer}", port=proxy.port))
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    proxy.mute = True
+    delivery.insert(db, 11, 15)
+    wait_until(lambda: nats.count("S") == 15, "the messages")
+    stream.kill9()
+
+    # when the output comes back with another URL and other tables
+    stream = herald(db, "--to", nats.url(f"?stream=S{writer}"), "--tables", "public.*")
+    delivery.insert(db, 16, 20)
+    stream.wait_confirmed(db)
+
+    # then it repeats what it does not know as its own
+    delivery.check(nats.events("S"), {"a": range(1, 21)}, repeats=bool(repeats))
+    assert nats.count("S") == 20 + repeats
+
+
 def test_a_server_that_stops_answering_is_left(db, herald, nats):
     # Given a server that is frozen
     stream = start_rows(db, herald, nats, path="?stream=S&ack_wait=1")
