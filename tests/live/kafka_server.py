@@ -1,17 +1,16 @@
 """Kafka for the tests, read with kcat: librdkafka's mock cluster, which every machine with the library
 has, and kfake, a broker in Go, for what the mock lacks."""
 import collections
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 
 import pytest
 
+import daemon
 import herald
 import postgres
 
@@ -22,10 +21,6 @@ NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error co
 Message = collections.namedtuple("Message", "topic partition offset key id body")
 
 
-def die_along():
-    ctypes.CDLL(None).prctl(postgres.PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class Broker:
     """What both have. `brokers` is what clients are told."""
 
@@ -33,8 +28,7 @@ class Broker:
     options = ()  # of kcat
 
     def spawn(self, *argv):
-        self.process = subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        start_new_session=True, preexec_fn=die_along)
+        self.process = daemon.spawn(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.brokers = self.process.stdout.readline().strip()
         assert self.brokers, f"{argv[0]} did not start"
 

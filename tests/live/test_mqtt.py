@@ -1,14 +1,11 @@
 """MQTT: Debian's Mosquitto, read with mosquitto_sub."""
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 
 import pytest
 
-import cut
 import delivery
 import mqtt_server
 import tls
@@ -27,7 +24,7 @@ def mosquitto():
 
     yield make
     for one in made:
-        one.close()
+        one.remove()
 
 
 def check(messages, expected, **options):
@@ -102,20 +99,20 @@ def test_a_broker_that_restarts_under_load_has_all(db, herald, mosquitto, qos):
 
 
 @pytest.mark.parametrize("qos", (1, 2))
-def test_a_connection_cut_under_load_loses_nothing(db, herald, mosquitto, qos):
+def test_a_connection_cut_under_load_loses_nothing(db, herald, mosquitto, new_proxy, qos):
     broker = mosquitto()
     reader = broker.subscribe()
     delivery.make_tables(db)
-    with contextlib.closing(cut.Cable(broker.port)) as cable:
-        stream = herald(db, "--to", broker.url("all", qos=qos, port=cable.port))
-        for i in range(ROUNDS):
-            delivery.insert(db, 500 * i + 1, 500 * i + 500)
-            stream.wait_until(lambda: len(reader.messages) > 500 * i + 20, "some of them")
-            cable.cut()
-        stream.wait_confirmed(db)
-        total = 500 * ROUNDS
-        reader.wait_for(lambda: json.loads(reader.messages[-1].body)["new"]["n"] == total)
-        check(reader.messages, {"a": range(1, total + 1)}, repeats=True)
+    proxy = new_proxy(broker.port)
+    stream = herald(db, "--to", broker.url("all", qos=qos, port=proxy.port))
+    for i in range(ROUNDS):
+        delivery.insert(db, 500 * i + 1, 500 * i + 500)
+        stream.wait_until(lambda: len(reader.messages) > 500 * i + 20, "some of them")
+        proxy.cut()
+    stream.wait_confirmed(db)
+    total = 500 * ROUNDS
+    reader.wait_for(lambda: json.loads(reader.messages[-1].body)["new"]["n"] == total)
+    check(reader.messages, {"a": range(1, total + 1)}, repeats=True)
 
 
 def test_a_broker_that_answers_nothing_is_left(db, herald, mosquitto):
@@ -126,14 +123,14 @@ def test_a_broker_that_answers_nothing_is_left(db, herald, mosquitto):
     stream = herald(db, "--to", broker.url("all", timeout=1))
     delivery.insert(db, 1, 10)
     stream.wait_confirmed(db)
-    broker.process.send_signal(signal.SIGSTOP)
+    broker.freeze()
     try:
         before = db.wal_lsn()
         delivery.insert(db, 11, 20)
         stream.wait_log("answers nothing")
         assert db.slot_state()["confirmed"] <= before
     finally:
-        broker.process.send_signal(signal.SIGCONT)
+        broker.freeze(False)
     stream.wait_confirmed(db)
     check(reader.wait(20), {"a": range(1, 21)}, repeats=True)
 

@@ -1,15 +1,11 @@
 """Output to NATS JetStream, with real servers."""
-import contextlib
 import json
 import os
 import random
-import signal
-import threading
 
 import pytest
 
 import delivery
-import postgres
 import tls
 from nats_server import NatsServer
 from postgres import wait_until
@@ -86,25 +82,10 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_nats):
     delivery.check(nats.events("S"), {"a": range(1, 4)})
 
 
-def insert_in_background(db, last):
-    """Rows 1 to last of a and b, each in a transaction of its own."""
-    def run():
-        with contextlib.closing(db.connect()) as connection:
-            for n in range(1, last + 1):
-                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def check_both(events, last):
-    delivery.check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)})
-
-
 def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, nats):
     # Given a stream of events under way
     stream = start_rows(db, herald, nats)
-    writer = insert_in_background(db, 3000)
+    writer = delivery.insert_in_background(db, 3000)
 
     # when the server is killed and started, twice
     for least in (200, 1200):
@@ -116,7 +97,7 @@ def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald,
 
     # then all is there once, in order
     stream.wait_confirmed(db)
-    check_both(nats.events("S"), 3000)
+    delivery.check_both(nats.events("S"), 3000)
 
 
 def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
@@ -125,7 +106,7 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
     delivery.make_tables(db)
     herald(db, "--to", nats.url("?stream=S")).stop()
     last = 1000 * ROUNDS
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
 
     # when pgherald is killed again and again, sometimes behind the window of duplicates
     for _ in range(ROUNDS):
@@ -139,7 +120,7 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
     # then the last run completes the stream
     stream = herald(db, "--to", nats.url("?stream=S"))
     stream.wait_confirmed(db)
-    check_both(nats.events("S"), last)
+    delivery.check_both(nats.events("S"), last)
 
 
 def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
@@ -184,12 +165,12 @@ def test_a_server_that_stops_answering_is_left(db, herald, nats):
     stream = start_rows(db, herald, nats, path="?stream=S&ack_wait=1")
     delivery.insert(db, 1, 10)
     stream.wait_confirmed(db)
-    nats.process.send_signal(signal.SIGSTOP)
+    nats.freeze()
     delivery.insert(db, 11, 20)
 
     # when no acknowledgement comes, then that is an error; and all is well when it goes on
     stream.wait_log("acknowledged nothing for 1 s")
-    nats.process.send_signal(signal.SIGCONT)
+    nats.freeze(False)
     stream.wait_confirmed(db)
     delivery.check(nats.events("S"), {"a": range(1, 21)})
 
@@ -280,7 +261,7 @@ def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, 
     last = 1000 * ROUNDS // 2
     for stream in start():
         stream.stop()
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
 
     # when both are killed again and again, and no window of duplicates helps
     nats.edit_stream("S", duplicate_window=100_000_000)
@@ -298,7 +279,7 @@ def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, 
     # then each has written all, once, in order
     messages = nats.messages("S")
     for name in ("one", "two"):
-        check_both([json.loads(m[2]) for m in messages if m[0].startswith(f"rows.{name}.")], last)
+        delivery.check_both([json.loads(m[2]) for m in messages if m[0].startswith(f"rows.{name}.")], last)
 
 
 def test_a_hole_in_a_shared_stream_is_filled_without_repeats(db, herald, nats, new_proxy):

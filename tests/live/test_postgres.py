@@ -9,7 +9,6 @@ import postgres
 import pytest
 import tls
 from herald import read_events
-from proxy import Proxy
 from test_output import small_disk  # noqa: F401
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 4))
@@ -115,10 +114,10 @@ def test_case_64_the_server_is_down_at_start_and_comes_back(db, far, herald):
     delivery.check(far_events(far), {"a": range(1, 11)})
 
 
-def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald):
+def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald, new_proxy):
     # Given a stream through a proxy, in small transactions
     delivery.make_tables(db)
-    proxy = Proxy(far.port)
+    proxy = new_proxy(far.port)
     stream = herald(db, "--to", far_url(far, proxy.port))
 
     # when its connections are cut again and again, and the server dies as in a power cut
@@ -133,7 +132,6 @@ def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald):
     # then every row is there once
     stream.wait_confirmed(db)
     delivery.check(far_events(far), {"a": range(1, ROUNDS * 400 + 401)})
-    proxy.close()
 
 
 def test_what_a_dead_process_left_behind_does_not_come_in_between(db, target, herald):

@@ -1,15 +1,11 @@
 """Output to Redis streams, with real servers."""
-import contextlib
 import json
 import os
 import random
-import signal
-import threading
 
 import pytest
 
 import delivery
-import postgres
 import tls
 from postgres import wait_until
 from redis_server import RedisServer
@@ -39,21 +35,6 @@ def redis(new_redis):
 def start_rows(db, herald, redis, *args, path="rows", **more):
     delivery.make_tables(db)
     return herald(db, "--to", redis.url(path), *args, **more)
-
-
-def insert_in_background(db, last):
-    """Rows 1 to last of a and b, each in a transaction of its own."""
-    def run():
-        with contextlib.closing(db.connect()) as connection:
-            for n in range(1, last + 1):
-                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def check_both(events, last):
-    delivery.check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)})
 
 
 def test_events_arrive_with_stream_id_and_body(db, herald, redis):
@@ -104,7 +85,7 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_redis)
 
 def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, redis):
     stream = start_rows(db, herald, redis)
-    writer = insert_in_background(db, 3000)
+    writer = delivery.insert_in_background(db, 3000)
     for least in (200, 1200):
         wait_until(lambda: redis.count("rows") >= least, "entries")
         redis.kill9()
@@ -112,7 +93,7 @@ def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald,
         redis.start()
     writer.join()
     stream.wait_confirmed(db)
-    check_both(redis.events("rows"), 3000)
+    delivery.check_both(redis.events("rows"), 3000)
 
 
 def test_an_idle_connection_that_ends_is_noticed(db, herald, redis):
@@ -127,7 +108,7 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     luck = random.Random(1)
     start_rows(db, herald, redis).stop()
     last = 1000 * ROUNDS
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
     for _ in range(ROUNDS):
         stream = herald(db, "--to", redis.url("rows"))
         wanted = redis.count("rows") + luck.randrange(1, 800)
@@ -136,7 +117,7 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     writer.join()
     stream = herald(db, "--to", redis.url("rows"))
     stream.wait_confirmed(db)
-    check_both(redis.events("rows"), last)
+    delivery.check_both(redis.events("rows"), last)
 
 
 def test_entries_that_were_consumed_and_deleted_do_not_come_again(db, herald, redis, new_proxy):
