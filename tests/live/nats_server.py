@@ -12,14 +12,17 @@ from postgres import LIMIT
 class Client:
     """Speaks NATS over a socket: enough to make, read and watch streams."""
 
-    def __init__(self, port, tls=None, **connect):
-        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT)
+    def __init__(self, port, tls=None, limit=LIMIT, **connect):
+        self.socket = socket.create_connection(("127.0.0.1", port), limit)
         self.file = self.socket.makefile("rb")
-        assert self.file.readline().startswith(b"INFO ")
+        info = self.file.readline()
+        assert info.startswith(b"INFO ")
         if tls:
             self.socket = ssl.create_default_context(cafile=tls).wrap_socket(
                 self.socket, server_hostname="localhost")
             self.file = self.socket.makefile("rb")
+        if "sign" in connect:  # what signs the server's challenge
+            connect["sig"] = connect.pop("sign")(json.loads(info[5:])["nonce"])
         options = {"verbose": False, "headers": True, "no_responders": True, **connect}
         self._write(f"CONNECT {json.dumps(options)}\r\nSUB inbox.* 1\r\nPING\r\n")
         line = self.file.readline()
@@ -88,11 +91,12 @@ class NatsServer(Daemon):
 
     # Using it
 
-    def client(self):
-        return Client(self.port, tls=self.tls, **(self.user or {}))
+    def client(self, limit=LIMIT):
+        return Client(self.port, tls=self.tls, limit=limit, **(self.user or {}))
 
-    def api(self, subject, payload=None):
-        with self.client() as client:
+    def api(self, subject, payload=None, limit=LIMIT):
+        """TimeoutError when there is no answer within `limit` seconds, as without a leader."""
+        with self.client(limit) as client:
             return client.request(subject, payload)
 
     def make_stream(self, name, *subjects, **more):
