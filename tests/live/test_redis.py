@@ -7,7 +7,7 @@ import pytest
 
 import delivery
 import tls
-from postgres import wait_until
+from postgres import free_port, wait_until
 from redis_server import RedisServer
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "4"))
@@ -305,6 +305,32 @@ def test_a_user_who_may_not_add_is_told(db, herald, redis):
 
 def test_a_database_that_is_missing_is_an_error(db, herald, redis):
     assert "no such database" in refused(herald, db, redis.url("99/rows"))
+
+
+def test_case_69_a_cluster_of_several_nodes_is_refused(db, herald, new_redis):
+    # Given two nodes, one of which has only the slot of the stream rows.b
+    one, two = (new_redis(**{"cluster-enabled": "yes", "cluster-port": free_port()}) for _ in range(2))
+    slot = int(one.raw("cluster", "keyslot", "rows.b"))
+    assert slot != int(one.raw("cluster", "keyslot", "pgherald:writers"))
+    one.raw("cluster", "addslotsrange", 0, slot - 1, slot + 1, 16383)
+    two.raw("cluster", "addslots", slot)
+    two.raw("cluster", "meet", "127.0.0.1", one.port, one.raw("config", "get", "cluster-port").split()[1])
+    for node in (one, two):
+        wait_until(lambda: "cluster_state:ok" in node.raw("cluster", "info"), "the cluster")  # noqa: B023
+    delivery.make_tables(db)
+    stream = herald(db, "--to", one.url("rows.{table}"))
+
+    # when an event is for the other node
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    before = db.wal_lsn()
+    delivery.insert(db, 1, 1, table="b")
+
+    # then it is said, and the event is not lost
+    assert stream.wait_exit() == 78
+    assert "another node of its cluster" in stream.err
+    assert db.slot_state()["confirmed"] <= before
+    delivery.check(one.events("rows.a"), {"a": range(1, 4)})
 
 
 def test_tls_is_verified(db, herald, new_redis, tmp_path):
