@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -51,6 +52,9 @@ class Broker:
     def kill9(self):
         self.process.kill()
         self.process.wait()
+
+    def freeze(self, frozen=True):
+        self.process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def close(self):
         if self.process and self.process.poll() is None:

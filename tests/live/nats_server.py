@@ -78,9 +78,13 @@ class NatsServer(Daemon):
         super().__init__(scheme, host)
         self.user, self.tls = user, tls
         self.argv = ["nats-server", "-c", f"{self.dir}/server.conf"]
+        self.jetstream = jetstream
+        self.configure(config)
+
+    def configure(self, config):
         with open(f"{self.dir}/server.conf", "w") as f:
             f.write(f'listen: "127.0.0.1:{self.port}"\n{config}\n')
-            if jetstream:
+            if self.jetstream:
                 f.write(f'jetstream {{ store_dir: "{self.dir}/js", max_mem: 100MB, max_file: 1GB }}\n')
 
     def answers(self):

@@ -44,7 +44,7 @@ class Link:
         while not self.cut and not self.ended:
             try:
                 data = source.recv(65536)
-                while self.stalled and not self.cut:
+                while (self.stalled or self.proxy.still) and not self.cut:
                     threading.Event().wait(0.02)
                 if not data:
                     self.ended = True
@@ -105,12 +105,13 @@ class Proxy:
 
     split=True sends everything on in pieces of 1 to 7 bytes, refusing=True cuts new links at once.
     cuts: behind so many bytes from clients all links are cut; one number for each cut, each counted
-    from the cut before. While mute is True, what the server says is lost.
+    from the cut before. While mute is True, what the server says is lost; while still is, nothing is
+    passed on and nothing closed.
     """
 
     def __init__(self, server_port, split=False, cuts=()):
         self.server_port = server_port
-        self.split, self.cuts, self.mute = split, list(cuts), False
+        self.split, self.cuts, self.mute, self.still = split, list(cuts), False, False
         self.passed = 0  # bytes from clients since the last cut
         self.lock = threading.Lock()
         self.refusing = False

@@ -62,7 +62,7 @@ def test_events_are_rows_and_the_tables_are_made(db, target, herald):
     assert position == rows[-1][1]
 
 
-def test_killed_at_random_every_row_is_there_once(db, target, herald):
+def test_case_3_killed_at_random_every_row_is_there_once(db, target, herald):
     # Given a stream into a table
     delivery.make_tables(db)
     luck = random.Random(11)
@@ -179,7 +179,7 @@ def test_a_refused_row_stops_the_stream_behind_what_was_before(db, target, heral
     assert [e["new"]["n"] for e in events(target)] == list(range(1, 10))
 
 
-def test_refused_rows_are_skipped_or_go_to_the_dead_letters(db, target, herald, tmp_path):
+def test_case_64_refused_rows_are_skipped_or_go_to_the_dead_letters(db, target, herald, tmp_path):
     letters = tmp_path / "letters.json"
     stream = start_odd(db, target, herald, "--on-refused", "dead-letter", "--dead-letter", f"file:{letters}")
     stream.wait_confirmed(db)
@@ -291,7 +291,7 @@ def test_only_inserting_is_needed_where_the_tables_are_there(db, far, herald):
     delivery.check(far_events(far), {"a": range(1, 6)})
 
 
-def test_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
+def test_case_64_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
     delivery.make_tables(db)
     ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     cert, key = ca.issue("localhost", far.owner or None)
@@ -314,7 +314,7 @@ def test_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
     delivery.check(far_events(far), {"a": range(1, 6)})
 
 
-def test_a_full_disk_loses_nothing(db, server, target, herald, small_disk):
+def test_case_64_a_full_disk_loses_nothing(db, server, target, herald, small_disk):
     # Given a table on a small disk that a neighbour has nearly filled
     delivery.make_tables(db)
     herald(db, "--to", url(target)).stop()

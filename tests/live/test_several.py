@@ -20,7 +20,7 @@ def servers():
 
 
 @pytest.mark.parametrize("down", ("nats", "redis"))
-def test_one_output_that_is_down_holds_the_others_when_its_window_is_full(db, herald, servers, down):
+def test_case_2_one_output_that_is_down_holds_the_others_when_its_window_is_full(db, herald, servers, down):
     # Given two outputs, one of which is frozen
     nats, redis = servers
     delivery.make_tables(db)
