@@ -25,7 +25,8 @@ class Session(Store):
         try:
             yield self
         except BaseException:
-            self.sql("rollback")
+            if not self.connection.closed:
+                self.sql("rollback")
             raise
         self.sql("commit")
 
@@ -39,7 +40,7 @@ class Session(Store):
     def step(self, name, handle, worker="w"):
         """One page of a subscription: handle(session, event) in one transaction with the
         acknowledgement. How many events there were; None: no partition had anything."""
-        found = self.call("claim", name, worker)
+        found = self.call("claim", name, worker, "2 s")
         if not found:
             return None
         partition, token, _ = found[0]
@@ -66,17 +67,18 @@ class Listener(Session):
     listens = False
 
     def wait(self, name, longest=LIMIT):
-        """How long it was allowed to sleep, in seconds."""
         if not self.listens:
             self.sql("listen herald")
             self.listens = True
-        pause = self.call("sleep", name, int(1000 * longest))[0][0] / 1000
+        self.until_told(self.call("sleep", name, int(1000 * longest))[0][0] / 1000)
+
+    def until_told(self, pause):
+        """Waits for a notification, for so many seconds at most."""
         self.connection.poll()
         if not self.connection.notifies:
             select.select([self.connection], [], [], pause)
             self.connection.poll()
         self.connection.notifies.clear()
-        return pause
 
 
 class Sql:

@@ -1,6 +1,7 @@
 """What any event store must do, through each of its faces (store_faces.py)."""
 import contextlib
 import threading
+import time
 
 import psycopg2
 import pytest
@@ -61,8 +62,8 @@ def refused_with_conflict():
     return pytest.raises(psycopg2.Error, match="version")
 
 
-def in_threads(*works):
-    """Runs functions at once; the first error of any is the test's."""
+def in_threads(*works, meanwhile=lambda: None):
+    """Runs functions at once, and one here; an error of any is the test's."""
     errors = []
 
     def run(work):
@@ -74,6 +75,7 @@ def in_threads(*works):
     threads = [threading.Thread(target=run, args=(w,), daemon=True) for w in works]
     for t in threads:
         t.start()
+    meanwhile()
     for t in threads:
         t.join(2 * postgres.LIMIT)
     assert not errors, errors
@@ -202,7 +204,7 @@ def test_store_scenario_a_consumer_that_was_down_catches_up(face, session, db):
 def test_store_scenario_a_database_that_was_down(new_server, kind):
     """Given a server that stops and starts again under a writer and a subscriber, which try again; then
     every event is there once, and was seen once."""
-    server = new_server(durable=True)
+    server = new_server()
     db = postgres.Database(server)
     store.init(db)
     db.sql("create table seen (n serial, name text, id text)")
@@ -219,7 +221,7 @@ def test_store_scenario_a_database_that_was_down(new_server, kind):
                         number += 1
                         written.append(number)
             except psycopg2.OperationalError:
-                pass
+                time.sleep(0.02)
 
     def restart():
         wait_until(lambda: len(written) >= 20, "some events")
@@ -234,7 +236,7 @@ def test_store_scenario_a_database_that_was_down(new_server, kind):
     with contextlib.closing(kind(db)) as face:
         with contextlib.closing(face.open()) as session:
             session.subscribe("s")
-        in_threads(write, restart, lambda: follow(face, "s", remember("s"), lambda: count() >= 60))
+        in_threads(write, lambda: follow(face, "s", remember("s"), lambda: count() >= 60), meanwhile=restart)
         with contextlib.closing(face.open()) as session:
             ids = [e["id"] for e in session.read()]
     assert seen(db, "s") == ids and [int(i[-4:]) for i in ids] == list(range(60))
