@@ -150,7 +150,8 @@ static int amqp_confirmed(amqp_connection_state_t c, int confirmed, int until)
 	return confirmed;
 }
 
-/* Persistent, with publisher confirms, to a durable queue. */
+/* Persistent, with publisher confirms, to a durable queue; with the properties that messages of the
+ * output have, but its header. */
 static void bare_amqp(const struct job *j)
 {
 	amqp_connection_state_t c = amqp_new_connection();
@@ -158,10 +159,13 @@ static void bare_amqp(const struct job *j)
 	amqp_bytes_t exchange = amqp_cstring_bytes("bare"), queue = amqp_cstring_bytes("bare");
 	amqp_basic_properties_t properties = {
 		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG |
-			  AMQP_BASIC_MESSAGE_ID_FLAG,
+			  AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_APP_ID_FLAG |
+			  AMQP_BASIC_TIMESTAMP_FLAG,
 		.delivery_mode = AMQP_DELIVERY_PERSISTENT,
 		.content_type = amqp_cstring_bytes("application/json"),
 		.message_id = amqp_cstring_bytes("0000000000000001-00000001"),
+		.app_id = amqp_cstring_bytes("pgherald"),
+		.timestamp = 1767325600,
 	};
 	amqp_bytes_t body = { (size_t)j->bytes, (void *)(uintptr_t)j->body };
 	int confirmed = 0;
