@@ -55,7 +55,7 @@ const struct option options[] = {
 		  "orders:insert+update, only these. The last one that matches decides.",
 	  .heading = "Which events" },
 	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions),
-	  "stream", "insert|update|delete|truncate|message",
+	  "stream", "insert|update|delete|truncate|message|event",
 	  .help = "actions wanted, separated by commas" },
 	{ "from", 0, OPTION_POSITION, 0, AT(from),
 	  "stream", "now|LSN", .help = "begin here instead of at the slot's position",
@@ -89,7 +89,7 @@ const struct option options[] = {
 	  "stream", "TEMPLATE", NULL, 1, 1000,
 	  "subject, topic or routing key, as in 'shop.{table}.{action}'",
 	  "There are {db}, {name}, {schema}, {table}, {action}, {prefix} (of a logical message), "
-	  "{new.COLUMN} and {key.COLUMN}. Bytes of a value that the destination forbids are escaped "
+	  "{new.COLUMN}, {key.COLUMN}, and of a domain event {category}, {stream}, {type} and {topic}. Bytes of a value that the destination forbids are escaped "
 	  "reversibly." },
 	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(compress),
 	  "stream", "none|brotli|gzip|zstd", .help = "compress each message",

@@ -154,6 +154,7 @@ static bool wal_listener_event(const struct encode_options *o, const struct even
 		[ACTION_UPDATE] = STR("UPDATE"),
 		[ACTION_DELETE] = STR("DELETE"),
 		[ACTION_TRUNCATE] = STR("TRUNCATE"),
+		[ACTION_EVENT] = STR("INSERT"),
 	};
 	bool streams = o->variant && strcmp(o->variant, "pgwalstreams") == 0;
 	size_t at = out->n;
