@@ -210,7 +210,9 @@ static int next_arg(struct args *a, struct arg *arg)
 	if (text[0] != '-' || !text[1] || a->only_positional) {
 		arg->option = options_argument(a->verb, a->positional);
 		if (!arg->option && a->positional)
-			return usage(a, "there is one argument too many",
+			return usage(a,
+				     strchr(text, '=') ? "put quotes around one with spaces"
+						       : "there is one argument too many",
 				     str_c(options_argument(a->verb, a->positional - 1)->arg));
 		if (!arg->option)
 			return usage(a, "it takes no argument", str_c(a->verb));

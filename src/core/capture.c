@@ -4,31 +4,17 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/checkpoint.h"
-#include "core/fanout.h"
-#include "core/session.h"
+#include "core/feedback.h"
+#include "core/later.h"
+#include "core/loop.h"
 #include "decode/decoder.h"
 #include "decode/store_rows.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 /* Everything with a time of its own is looked at this often. */
 #define TICK_MS 200
-/* The slot is told of progress at most this often, and without progress this often. */
-#define STATUS_MOVED_MS 200
-#define STATUS_IDLE_MS 10000
-/* Outputs that remember what the slot is told are asked to do so at most this often. */
-#define MARK_MS 1000
-/* A server that is silent for half of its wal_sender_timeout is asked for a sign of life; silent
- * for twice that time, it is gone. This long where it has none, and at least. */
-#define SILENCE_MS 60000
-#define SILENCE_LEAST_MS 1000
 #define PUBLICATION_CHECK_MS 30000
 /* After so long without room in an output the log says who is waited for. */
 #define SAY_WAITING_MS 5000
@@ -62,8 +48,7 @@ struct capture {
 	/* The callback counts as one more output, the last. */
 	uint64_t given[MAX_OUTPUTS + 1];
 	uint64_t taken[MAX_OUTPUTS + 1];
-	struct position *later; /* ring of positions answered CAPTURE_LATER */
-	size_t nlater, later_cap;
+	struct later later;
 
 	struct position last; /* the last event handed on; after a reconnect all up to it are skipped */
 	uint64_t delivered; /* its LSN, also when outputs have begun anew since */
@@ -78,25 +63,19 @@ struct capture {
 	_Atomic int stop;
 	int64_t stop_seen_ms;
 
-	int epoll, progress, tick;
-	bool reading; /* the socket is in the epoll set */
+	struct loop loop;
+	struct feedback feedback;
 	bool flowing;
 	int64_t retry_ms;
 	struct backoff backoff;
 	enum err_kind down_logged; /* what kind of trouble has been told */
 	bool was_busy;             /* another process had the slot since our last session */
 	int64_t session_ms;        /* since when */
-	int64_t status_ms, heard_ms, publication_ms;
+	int64_t publication_ms;
 	int64_t blocked_ms; /* since when there is no room, 0: there is */
-	uint64_t told;      /* the LSN of the last status */
-	uint64_t marking;   /* the LSN that the outputs were last asked to remember */
-	int64_t mark_ms;    /* when */
-	bool pinged;
 
 	const struct settings *next_settings;
 };
-
-static void put_later(struct capture *c, struct position p);
 
 /* ---- the decoder's callbacks ---- */
 
@@ -140,10 +119,12 @@ static bool call_back(struct capture *c, const struct event *e)
 
 	if (answer == CAPTURE_STOP)
 		return false;
-	if (answer == CAPTURE_LATER || c->nlater) /* in order: it counts when those before it do */
-		put_later(c, e->position);
+	c->given[i]++;
+	if (answer == CAPTURE_LATER ||
+	    !later_empty(&c->later)) /* it counts when those before it do */
+		later_put(&c->later, e->position);
 	else
-		c->taken[i] = ++c->given[i];
+		c->taken[i]++;
 	return true;
 }
 
@@ -243,25 +224,9 @@ static const struct decoder_ops decoder_ops = { on_relation, on_event, on_commit
 
 /* ---- acknowledgement ---- */
 
-static void put_later(struct capture *c, struct position p)
-{
-	if (c->nlater == c->later_cap) {
-		c->later_cap = c->later_cap ? c->later_cap * 2 : 64;
-		c->later = mem_realloc(c->later, c->later_cap * sizeof(*c->later));
-	}
-	c->later[c->nlater++] = p;
-	c->given[c->outputs.n]++;
-}
-
 void capture_acknowledge(struct capture *c, struct position p)
 {
-	size_t n = 0;
-
-	while (n < c->nlater && position_cmp(c->later[n], p) <= 0)
-		n++;
-	memmove(c->later, c->later + n, (c->nlater - n) * sizeof(*c->later));
-	c->nlater -= n;
-	c->taken[c->outputs.n] += n;
+	c->taken[c->outputs.n] += later_take(&c->later, p);
 }
 
 static bool all_taken(struct capture *c)
@@ -273,63 +238,11 @@ static bool all_taken(struct capture *c)
 	return true;
 }
 
-/* What the slot may be told: taken by all, and remembered by the outputs that can. */
-static uint64_t tellable(const struct capture *c)
-{
-	uint64_t marked = fanout_marked(&c->outputs);
-	uint64_t lsn = marked < c->checkpoint.confirmed ? marked : c->checkpoint.confirmed;
-	uint64_t least = c->told > c->session.confirmed ? c->told : c->session.confirmed;
-
-	return lsn > least ? lsn : least;
-}
-
-/* Asks the outputs to remember what the slot shall be told. */
-static void mark(struct capture *c, bool now)
-{
-	int64_t ms = clock_ms();
-
-	if (c->checkpoint.confirmed == c->marking || (!now && ms - c->mark_ms < MARK_MS))
-		return;
-	c->marking = c->checkpoint.confirmed;
-	c->mark_ms = ms;
-	fanout_mark(&c->outputs,
-		    &(struct mark){ c->marking, c->source.system_id, c->source.timeline });
-}
-
-static int64_t sender_timeout(const struct capture *c)
-{
-	int64_t ms = c->session.sender_timeout_ms ? c->session.sender_timeout_ms : SILENCE_MS;
-
-	return ms > SILENCE_LEAST_MS ? ms : SILENCE_LEAST_MS;
-}
-
-/* Tells the slot when it is time. */
-static int report(struct capture *c, bool now, struct err *err)
-{
-	int64_t ms = clock_ms();
-	int wait = STATUS_IDLE_MS;
-	bool ping;
-
-	if (c->session.sender_timeout_ms && c->session.sender_timeout_ms / 4 < wait)
-		wait = c->session.sender_timeout_ms / 4;
-	mark(c, now);
-	if (c->until || c->told != tellable(c))
-		wait = STATUS_MOVED_MS;
-	if (!now && ms - c->status_ms < wait)
-		return 0;
-	/* An end to reach needs the server to say where it is. */
-	ping = ms - c->heard_ms >= sender_timeout(c) / 2 || (c->until && !c->done);
-	c->pinged |= ping;
-	c->status_ms = ms;
-	c->told = tellable(c);
-	return stream_status(c->session.stream, c->told, ping, err);
-}
-
 /* ---- outputs ---- */
 
 static int start_outputs(struct capture *c, struct err *err)
 {
-	if (fanout_start(&c->outputs, c->settings, &c->source, c->progress, err))
+	if (fanout_start(&c->outputs, c->settings, &c->source, c->loop.progress, err))
 		return -1;
 	checkpoint_init(&c->checkpoint, c->outputs.n + 1);
 	c->outputs_started = true;
@@ -347,8 +260,8 @@ static void stop_outputs(struct capture *c)
 	checkpoint_release(&c->checkpoint);
 	memset(c->given, 0, sizeof(c->given));
 	memset(c->taken, 0, sizeof(c->taken));
-	c->nlater = 0;
-	c->marking = 0;
+	later_clear(&c->later);
+	c->feedback.marking = 0;
 	c->last = (struct position){ 0 };
 }
 
@@ -356,14 +269,13 @@ static void stop_outputs(struct capture *c)
 
 static void watch_socket(struct capture *c, bool on)
 {
-	struct epoll_event ev = { .events = EPOLLIN };
-
-	if (!c->session.stream || on == c->reading)
+	if (!c->session.stream || on == c->loop.watching)
 		return;
-	epoll_ctl(c->epoll, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, stream_fd(c->session.stream), &ev);
-	c->reading = on;
-	c->heard_ms = clock_ms(); /* who does not listen hears nothing */
-	c->pinged = false;
+	if (on)
+		loop_watch(&c->loop, stream_fd(c->session.stream));
+	else
+		loop_unwatch(&c->loop);
+	feedback_heard(&c->feedback); /* who does not listen hears nothing */
 }
 
 static void disconnect(struct capture *c)
@@ -448,8 +360,7 @@ static void connected(struct capture *c)
 	c->connected_once = true;
 	c->down_logged = ERR_NONE;
 	c->was_busy = false;
-	c->told = c->marking = 0;
-	c->status_ms = 0;
+	feedback_begin(&c->feedback);
 	c->session_ms = c->publication_ms = clock_ms();
 	watch_socket(c, true);
 }
@@ -557,7 +468,7 @@ static int on_keepalive(struct capture *c, const struct stream_message *m, struc
 	}
 	if (c->until && m->end >= c->until && !c->decoder.in_transaction)
 		c->done = true;
-	return m->reply ? report(c, true, err) : 0;
+	return m->reply ? feedback_report(&c->feedback, true, err) : 0;
 }
 
 /* Handles whole messages until there are none, or no room, or the end. */
@@ -592,8 +503,7 @@ static ssize_t read_once(struct capture *c, struct err *err)
 	n = stream_fill(c->session.stream, err);
 	if (n > 0) {
 		c->flowing = n >= FLOWING_BYTES;
-		c->heard_ms = clock_ms();
-		c->pinged = false;
+		feedback_heard(&c->feedback);
 	}
 	return n;
 }
@@ -607,24 +517,24 @@ static int receive(struct capture *c, struct err *err)
 		n = read_once(c, err);
 		if (n < 0 || handle_messages(c, err))
 			return -1;
-	} while (n >= FLOWING_BYTES && !c->done && clock_ms() < end &&
-		 fanout_has_room(&c->outputs));
+	} while (n >= FLOWING_BYTES && !c->done && clock_ms() < end && fanout_has_room(&c->outputs));
 	return 0;
 }
 
 static int tick(struct capture *c, struct err *err)
 {
 	int64_t now = clock_ms();
+	int seconds;
 
-	if (c->pinged && now - c->heard_ms > 2 * sender_timeout(c) && c->reading)
-		return err_set(err, ERR_RETRY, "the server has been silent for %d s",
-			       (int)(2 * sender_timeout(c) / 1000));
+	if (c->loop.watching && feedback_silent(&c->feedback, &seconds))
+		return err_set(err, ERR_RETRY, "the server has been silent for %d s", seconds);
 	if (now - c->publication_ms >= PUBLICATION_CHECK_MS) {
 		c->publication_ms = now;
 		if (session_check_publication(&c->session, c->settings, err))
 			return -1;
 	}
-	return report(c, false, err);
+	c->feedback.seeking = c->until && !c->done;
+	return feedback_report(&c->feedback, false, err);
 }
 
 /* Says once who holds the others up. */
@@ -640,31 +550,6 @@ static void watch_blocked(struct capture *c, bool room)
 		c->blocked_ms = -1;
 		fanout_say_full(&c->outputs);
 	}
-}
-
-static void empty_fd(int fd)
-{
-	uint64_t n;
-
-	if (read(fd, &n, sizeof(n)) < 0) {
-		/* nothing was there */
-	}
-}
-
-/* Waits for something to do; returns whether the socket is readable. */
-static bool wait_for_work(struct capture *c, int timeout_ms)
-{
-	struct epoll_event ev[4];
-	bool readable = false;
-	int n = epoll_wait(c->epoll, ev, 4, timeout_ms);
-
-	for (int i = 0; i < n; i++) {
-		if (ev[i].data.fd == c->progress || ev[i].data.fd == c->tick)
-			empty_fd(ev[i].data.fd);
-		else
-			readable = true;
-	}
-	return readable;
 }
 
 /* With a session: receive, hand over, report. */
@@ -703,14 +588,16 @@ static int drain(struct capture *c, struct err *err)
 	if (c->stop && !c->drain_end_ms)
 		c->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
 	late = c->stop && clock_ms() > c->drain_end_ms;
-	mark(c, taken);
-	if (c->session.stream && report(c, false, err))
+	c->feedback.seeking = false;
+	feedback_mark(&c->feedback, taken);
+	if (c->session.stream && feedback_report(&c->feedback, false, err))
 		disconnect(c); /* what is not confirmed comes again */
-	if (!late && (!taken || (c->session.stream && tellable(c) < c->checkpoint.confirmed)))
+	if (!late && (!taken || (c->session.stream &&
+				 feedback_tellable(&c->feedback) < c->checkpoint.confirmed)))
 		return 0;
 	if (!taken)
 		log_warn("some events were not taken in time; they stay in the slot");
-	if (c->session.stream && report(c, true, err) == 0)
+	if (c->session.stream && feedback_report(&c->feedback, true, err) == 0)
 		stream_finish(c->session.stream, 2000);
 	disconnect(c);
 	return 1;
@@ -727,8 +614,8 @@ static bool must_end(struct capture *c)
 
 int capture_step(struct capture *c, int timeout_ms, struct err *err)
 {
-	bool pending = c->session.stream && c->reading && stream_pending(c->session.stream);
-	bool readable = wait_for_work(c, pending ? 0 : timeout_ms) || pending;
+	bool pending = c->session.stream && c->loop.watching && stream_pending(c->session.stream);
+	bool readable = loop_wait(&c->loop, pending ? 0 : timeout_ms) || pending;
 
 	if (fanout_look(&c->outputs, c->taken, err))
 		return -1;
@@ -751,38 +638,16 @@ int capture_step(struct capture *c, int timeout_ms, struct err *err)
 
 int capture_fd(const struct capture *c)
 {
-	return c->epoll;
+	return c->loop.epoll;
 }
 
 void capture_stop(struct capture *c)
 {
-	uint64_t one = 1;
-
 	c->stop = 1;
-	if (write(c->progress, &one, sizeof(one)) < 0) {
-		/* the tick will see it */
-	}
+	loop_wake(&c->loop);
 }
 
 /* ---- life ---- */
-
-static int make_loop(struct capture *c, struct err *err)
-{
-	struct itimerspec every = { { 0, TICK_MS * 1000000 }, { 0, TICK_MS * 1000000 } };
-	struct epoll_event progress = { .events = EPOLLIN }, tick_event = { .events = EPOLLIN };
-
-	c->epoll = epoll_create1(EPOLL_CLOEXEC);
-	c->progress = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	c->tick = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (c->epoll < 0 || c->progress < 0 || c->tick < 0)
-		return err_set(err, ERR_FAIL, "cannot make an event loop: %s", strerror(errno));
-	progress.data.fd = c->progress;
-	tick_event.data.fd = c->tick;
-	timerfd_settime(c->tick, 0, &every, NULL);
-	epoll_ctl(c->epoll, EPOLL_CTL_ADD, c->progress, &progress);
-	epoll_ctl(c->epoll, EPOLL_CTL_ADD, c->tick, &tick_event);
-	return 0;
-}
 
 struct capture *capture_open(const struct settings *s, const struct capture_callback *callback,
 			     struct err *err)
@@ -791,12 +656,16 @@ struct capture *capture_open(const struct settings *s, const struct capture_call
 
 	c->settings = s;
 	c->binary = s->binary;
-	c->epoll = c->progress = c->tick = -1;
+	c->loop = LOOP_CLOSED;
+	c->feedback = (struct feedback){ .checkpoint = &c->checkpoint,
+					 .outputs = &c->outputs,
+					 .session = &c->session,
+					 .source = &c->source };
 	c->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	if (callback)
 		c->callback = *callback;
 	decoder_init(&c->decoder, &c->source, &decoder_ops, c);
-	if (make_loop(c, err) || fanout_check(s, err)) {
+	if (loop_open(&c->loop, TICK_MS, err) || fanout_check(s, err)) {
 		capture_close(c);
 		return NULL;
 	}
@@ -809,17 +678,12 @@ void capture_close(struct capture *c)
 		return;
 	disconnect(c);
 	if (!fanout_close(&c->outputs))
-		c->progress = -1; /* still written to */
+		c->loop.progress = -1; /* still written to */
 	decoder_release(&c->decoder);
 	store_rows_release(&c->store_rows);
 	checkpoint_release(&c->checkpoint);
 	arena_release(&c->arena);
-	free(c->later);
-	for (size_t i = 0; i < 3; i++) {
-		int fd = ((int[]){ c->epoll, c->progress, c->tick })[i];
-
-		if (fd >= 0)
-			close(fd);
-	}
+	later_release(&c->later);
+	loop_close(&c->loop);
 	free(c);
 }
