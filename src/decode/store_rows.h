@@ -1,6 +1,6 @@
 /*
- * Rows that are appended to the event store's tables, as they come from the log, made domain events.
- * Pure.
+ * Rows that are appended to the event store's tables, as they come from the log, made domain
+ * events. Pure.
  *
  * An append writes the stream's row (category, id) and then the events' rows, in one statement. So
  * the stream of an entry is the one whose row came last; nothing is held, however many events a
@@ -18,7 +18,7 @@
 
 struct store_rows {
 	struct domain domain;
-	uint32_t store;                      /* the stream's: its schema's OID */
+	uint32_t store;                         /* the stream's: its schema's OID */
 	struct strbuf number, category, stream; /* the last one seen */
 };
 
