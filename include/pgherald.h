@@ -58,7 +58,8 @@ enum herald_action {
 	HERALD_DELETE = 1 << 2,
 	HERALD_TRUNCATE = 1 << 3,
 	HERALD_MESSAGE = 1 << 4, /* pg_logical_emit_message */
-	HERALD_ALL = (1 << 5) - 1,
+	HERALD_EVENT = 1 << 5,   /* of the event store; its columns are those of the view event */
+	HERALD_ALL = (1 << 6) - 1,
 };
 
 enum herald_answer {

@@ -44,6 +44,11 @@ const struct verb verbs[] = {
 	{ "read", "print events of the store as JSON lines",
 	  "pgherald read postgresql://me@localhost/shop --category order --follow",
 	  "Prints all events in the order of the feed, or those that were asked for.\n", read_run },
+	{ "subscribe", "deliver a subscription of the event store to any destination",
+	  "pgherald subscribe mailer postgresql://me@localhost/shop --category order --to nats://localhost/shop.{type}?stream=SHOP",
+	  "Several processes share the partitions of a subscription. What every output has taken is\n"
+	  "acknowledged, and nothing else. With --follow and without a name new events are shown.\n",
+	  subscribe_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",
 	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "

@@ -29,6 +29,7 @@ int consume_run(const struct command *command, struct settings *settings);
 int store_run(const struct command *command, struct settings *settings);
 int append_run(const struct command *command, struct settings *settings);
 int read_run(const struct command *command, struct settings *settings);
+int subscribe_run(const struct command *command, struct settings *settings);
 int demo_run(const struct command *command, struct settings *settings);
 
 #endif

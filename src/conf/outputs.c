@@ -17,9 +17,16 @@ struct output_settings *outputs_add(struct settings *s, struct err *err)
 	return &s->outputs[s->noutputs++];
 }
 
+bool outputs_given(const struct output_settings *os, size_t i)
+{
+	return os->given[i / 64] >> i % 64 & 1;
+}
+
 void *outputs_field(struct output_settings *os, const struct option *o)
 {
-	os->given |= (uint64_t)1 << (o - options);
+	size_t i = (size_t)(o - options);
+
+	os->given[i / 64] |= (uint64_t)1 << i % 64;
 	return (char *)os + o->output_at;
 }
 
@@ -31,7 +38,7 @@ void outputs_inherit(struct settings *s)
 		for (size_t i = 0; i < options_count; i++) {
 			const struct option *o = &options[i];
 
-			if (option_of_output(o) && !(os->given >> i & 1))
+			if (option_of_output(o) && !outputs_given(os, i))
 				option_copy(o, (char *)os + o->output_at, (char *)s + o->at);
 		}
 	}

@@ -492,7 +492,7 @@ void settings_print(const struct settings *s, FILE *f)
 		print_masked(f, os->to, url_mask);
 		fputc('\n', f);
 		for (size_t i = 0; i < options_count; i++)
-			if (os->given >> i & 1)
+			if (outputs_given(os, i))
 				print_option(f, "    ", &options[i],
 					     (const char *)os + options[i].output_at);
 	}

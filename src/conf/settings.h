@@ -36,7 +36,7 @@ struct output_settings {
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
-	uint64_t given; /* a bit for each row of the table that was said of this output alone */
+	uint64_t given[2]; /* a bit for each row of the table that was said of this output alone */
 };
 
 struct settings {
@@ -61,6 +61,13 @@ struct settings {
 	const char *category, *stream_id, *types, *topics; /* NULL: any */
 	int64_t after;
 	bool follow;
+	const char *subscription; /* of the verb subscribe; NULL: none */
+	const char *start;        /* beginning, end or a position; NULL: the verb's own */
+	const char *on_failure;   /* NULL: as it is, or stop */
+	int64_t partitions;       /* 0: as many as there are, or 1 */
+	int64_t attempts;         /* 0: as it is */
+	int64_t lease;            /* seconds */
+	int64_t max_sleep;        /* ms */
 	const char *letters; /* file of dead letters, for replay */
 	const char *file;    /* the YAML file these came from, or NULL */
 	int64_t seconds;     /* 0: until interrupted */

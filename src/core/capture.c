@@ -8,6 +8,7 @@
 #include "core/later.h"
 #include "core/loop.h"
 #include "decode/decoder.h"
+#include "decode/store_rows.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@ struct capture {
 	struct source source;
 	struct session session;
 	struct decoder decoder;
+	struct store_rows store_rows;
 	struct fanout outputs;
 	struct checkpoint checkpoint;
 
@@ -95,6 +97,10 @@ static int on_relation(void *user, struct relation *rel, struct arena *arena, st
 
 	if (session_describe(&c->session, rel, arena, err))
 		return -1;
+	if (rel->store) {
+		rel->wanted = store_rows_wanted(rel);
+		return 0;
+	}
 	return plan_relation(c, rel, err);
 }
 
@@ -140,6 +146,38 @@ static bool hand_on(struct capture *c, const struct event *e)
 	return true;
 }
 
+static int look_up_stream(struct capture *c, const struct event *row, struct err *err)
+{
+	struct str number = store_rows_number(row), category, stream;
+	struct arena arena = { 0 };
+	int failed = session_stream(&c->session, row->rel, number, &arena, &category, &stream, err);
+
+	if (!failed)
+		store_rows_stream(&c->store_rows, row->rel->store, number, category, stream);
+	arena_release(&arena);
+	return failed;
+}
+
+/* A row of the event store: 1 when it is a domain event that somebody wants. */
+static int take_store_row(struct capture *c, const struct event *row, struct event *e, struct err *err)
+{
+	struct relation *rel = &c->store_rows.domain.rel;
+	enum store_row what;
+	bool replan;
+
+	what = store_rows_take(&c->store_rows, row, e, &replan);
+	if (what == STORE_ROW_UNKNOWN_STREAM) {
+		if (look_up_stream(c, row, err))
+			return -1;
+		what = store_rows_take(&c->store_rows, row, e, &replan);
+	}
+	if (what != STORE_ROW_EVENT)
+		return 0;
+	if (replan && plan_relation(c, rel, err))
+		return -1;
+	return rel->wanted & ACTION_BIT(ACTION_EVENT) ? 1 : 0;
+}
+
 static bool limit_reached(const struct capture *c)
 {
 	return c->settings->limit && c->events >= c->settings->limit;
@@ -149,9 +187,17 @@ static int on_event(void *user, const struct event *e, struct err *err)
 {
 	struct capture *c = user;
 	bool begin = e->action == ACTION_BEGIN, commit = e->action == ACTION_COMMIT;
+	struct event domain;
+	int taken;
 
 	if (c->done)
 		return 0;
+	if (e->rel && e->rel->store) {
+		taken = take_store_row(c, e, &domain, err);
+		if (taken <= 0)
+			return taken;
+		e = &domain;
+	}
 	if (begin ? c->until && e->position.lsn >= c->until : !commit && limit_reached(c))
 		c->done = true;
 	else if (begin || commit ? e->position.lsn < c->last.lsn
@@ -209,6 +255,7 @@ static void stop_outputs(struct capture *c)
 	if (!c->outputs_started || c->outputs.n == 0)
 		return;
 	fanout_close(&c->outputs);
+	domain_forget(&c->store_rows.domain);
 	c->outputs_started = false;
 	checkpoint_release(&c->checkpoint);
 	memset(c->given, 0, sizeof(c->given));
@@ -373,7 +420,7 @@ static void replan(void *user, struct relation *rel)
 {
 	struct replan *r = user;
 
-	if (!r->failed)
+	if (!r->failed && !rel->store)
 		r->failed = plan_relation(r->c, rel, r->err);
 }
 
@@ -633,6 +680,7 @@ void capture_close(struct capture *c)
 	if (!fanout_close(&c->outputs))
 		c->loop.progress = -1; /* still written to */
 	decoder_release(&c->decoder);
+	store_rows_release(&c->store_rows);
 	checkpoint_release(&c->checkpoint);
 	arena_release(&c->arena);
 	later_release(&c->later);

@@ -70,3 +70,13 @@ bool checkpoint_advance(struct checkpoint *c, const uint64_t *taken)
 	}
 	return c->confirmed != before;
 }
+
+uint64_t checkpoint_first(const struct checkpoint *c)
+{
+	return place(c, 0)[0];
+}
+
+uint64_t checkpoint_number(const struct checkpoint *c, size_t output)
+{
+	return place(c, 0)[1 + output];
+}

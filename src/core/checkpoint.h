@@ -33,6 +33,10 @@ void checkpoint_push(struct checkpoint *c, uint64_t lsn, const uint64_t *given);
 /* Lets out what is taken[]; returns whether `confirmed` has moved. */
 bool checkpoint_advance(struct checkpoint *c, const uint64_t *taken);
 
+/* The LSN that waits first, and the number that an output has to take for it. Not for an empty one. */
+uint64_t checkpoint_first(const struct checkpoint *c);
+uint64_t checkpoint_number(const struct checkpoint *c, size_t output);
+
 static inline bool checkpoint_empty(const struct checkpoint *c)
 {
 	return c->n == 0;

@@ -124,6 +124,8 @@ int fanout_plan(const struct fanout *f, const struct relation *rel, uint16_t *wa
 		const struct output *o = &f->v[i];
 
 		wants[i] = filter_table(&o->filter, rel->schema, rel->name);
+		if (rel->kind == RELATION_EVENTS)
+			wants[i] &= ACTION_BIT(ACTION_EVENT);
 		*any |= wants[i];
 		if (wants[i] && output_check_table(o, rel, wants[i], err))
 			return err_add(err, "output %s", o->sink->label);

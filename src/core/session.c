@@ -70,15 +70,57 @@ static int identify(struct session *s, PGconn *repl, const struct session_past *
 	return 0;
 }
 
+struct table_list {
+	struct publication_table *v;
+	size_t n;
+};
+
+static void add_table(struct table_list *l, struct str schema, struct str name)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (str_eq(l->v[i].schema, schema) && str_eq(l->v[i].name, name))
+			return;
+	l->v = mem_realloc(l->v, (l->n + 1) * sizeof(*l->v));
+	l->v[l->n++] = (struct publication_table){ schema, name };
+}
+
+/* The tables that a filter names. A category of the event store is in two of the store's. */
+static int list_tables(struct session *s, const struct filter *f, struct table_list *l,
+		       struct err *err)
+{
+	for (size_t i = 0; i < f->npatterns; i++) {
+		struct str schema, name;
+		bool is_store;
+
+		filter_list_table(f, i, &schema, &name);
+		if (catalog_is_store(s->sql, schema, &is_store, err))
+			return -1;
+		add_table(l, schema, is_store ? STR("stream") : name);
+		if (is_store)
+			add_table(l, schema, STR("entry"));
+	}
+	return 0;
+}
+
+/* The actions to publish, "insert, update", for those that are wanted. Domain events are inserts
+ * into one of the store's tables, for which another may be updated. */
+static void put_actions(struct strbuf *out, uint16_t wanted, int version)
+{
+	if (wanted & ACTION_BIT(ACTION_EVENT))
+		wanted |= ACTION_BIT(ACTION_INSERT) | ACTION_BIT(ACTION_UPDATE);
+	for (enum action a = ACTION_INSERT; a <= ACTION_TRUNCATE; a++)
+		if (wanted & ACTION_BIT(a) && (a != ACTION_TRUNCATE || version >= 110000))
+			strbuf_printf(out, "%s%s", out->n ? ", " : "", action_names[a].p);
+}
+
 /* Creates the publication for just the tables that are wanted, when they are all named by every
  * output, and with the actions that anybody wants; the rest is filtered here. */
 static int create_publication(struct session *s, const struct settings *settings, struct err *err)
 {
-	struct publication_table *tables = NULL;
+	struct table_list tables = { 0 };
 	struct strbuf actions = { 0 };
 	struct arena arena = { 0 };
-	uint16_t wanted = 0;
-	size_t n = 0;
+	uint16_t wanted = settings->noutputs ? 0 : ACTIONS_ALL;
 	bool listed = settings->noutputs > 0;
 	int failed = 0;
 
@@ -90,23 +132,17 @@ static int create_publication(struct session *s, const struct settings *settings
 		if (failed)
 			break;
 		wanted |= f.actions;
-		listed &= filter_is_list(&f);
-		for (size_t k = 0; listed && k < f.npatterns; k++) {
-			tables = mem_realloc(tables, (n + 1) * sizeof(*tables));
-			filter_list_table(&f, k, &tables[n].schema, &tables[n].name);
-			n++;
-		}
+		listed = listed && filter_is_list(&f);
+		if (listed)
+			failed = list_tables(s, &f, &tables, err);
 	}
-	for (enum action a = ACTION_INSERT; a <= ACTION_TRUNCATE; a++)
-		if ((settings->noutputs == 0 || wanted & ACTION_BIT(a)) &&
-		    (a != ACTION_TRUNCATE || PQserverVersion(s->sql) >= 110000))
-			strbuf_printf(&actions, "%s%s", actions.n ? ", " : "", action_names[a].p);
+	put_actions(&actions, wanted, PQserverVersion(s->sql));
 	if (!failed)
-		failed = publication_create(s->sql, settings->publication, tables, listed ? n : 0,
-					    strbuf_cstr(&actions), err);
+		failed = publication_create(s->sql, settings->publication, tables.v,
+					    listed ? tables.n : 0, strbuf_cstr(&actions), err);
 	strbuf_release(&actions);
 	arena_release(&arena);
-	free(tables);
+	free(tables.v);
 	return failed;
 }
 
@@ -338,7 +374,15 @@ int session_start(struct session *s, const struct session_past *past, struct err
 
 int session_describe(struct session *s, struct relation *rel, struct arena *arena, struct err *err)
 {
+	if (catalog_store(s->sql, rel, err))
+		return -1;
 	return catalog_relation(s->sql, rel, arena, err);
+}
+
+int session_stream(struct session *s, const struct relation *rel, struct str number,
+		   struct arena *arena, struct str *category, struct str *id, struct err *err)
+{
+	return catalog_stream(s->sql, rel, number, arena, category, id, err);
 }
 
 int session_tables(struct session *s, const struct settings *settings,

@@ -44,6 +44,11 @@ int session_start(struct session *s, const struct session_past *past, struct err
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
 
+/* Category and id of an entry's stream; see catalog_stream. */
+int session_stream(struct session *s, const struct relation *rel, struct str number,
+		   struct arena *arena, struct str *category, struct str *id,
+		   struct err *err) MUST_CHECK;
+
 /* Calls fn for each table of the publication; see catalog_tables. */
 int session_tables(struct session *s, const struct settings *settings,
 		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,

@@ -2,6 +2,9 @@
  * CloudEvents 1.0 in structured mode. The subject is the row's key as JSON, or a message's prefix;
  * the data is what the native format says about the change itself. An event of a table without
  * a key has no subject.
+ *
+ * A domain event has its own id, type and data; its stream is the subject. What else it has are
+ * extension attributes, among them the position that is the id of other events.
  */
 #include "encode/cloudevents.h"
 
@@ -12,6 +15,8 @@
 #include "encode/quote.h"
 #include "encode/row.h"
 #include "encode/value.h"
+#include "event/domain.h"
+#include "event/uuid.h"
 
 #define JSON_OID 114
 
@@ -23,11 +28,39 @@ static void put_specversion(const struct encode_options *o, const struct event *
 	strbuf_lit(out, "1.0");
 }
 
-static void put_id(const struct encode_options *o, const struct event *e, struct strbuf *out)
+static void put_position(const struct event *e, struct strbuf *out)
 {
 	position_print(e->position, strbuf_room(out, POSITION_LEN));
 	out->n += POSITION_LEN;
 }
+
+static void put_id(const struct encode_options *o, const struct event *e, struct strbuf *out)
+{
+	if (e->action == ACTION_EVENT)
+		strbuf_str(out, domain_text(e, DOMAIN_ID));
+	else
+		put_position(e, out);
+}
+
+/* Behind the id, where cloudevents_position looks for it. */
+static void put_log_position(const struct encode_options *o, const struct event *e, struct strbuf *out)
+{
+	if (e->action == ACTION_EVENT)
+		put_position(e, out);
+}
+
+#define PUT_DOMAIN(name, column)                                                                   \
+	static void put_##name(const struct encode_options *o, const struct event *e,              \
+			       struct strbuf *out)                                                 \
+	{                                                                                          \
+		if (e->action == ACTION_EVENT)                                                     \
+			strbuf_str(out, domain_text(e, column));                                   \
+	}
+
+PUT_DOMAIN(category, DOMAIN_CATEGORY)
+PUT_DOMAIN(version, DOMAIN_VERSION)
+PUT_DOMAIN(topic, DOMAIN_TOPIC)
+PUT_DOMAIN(metadata, DOMAIN_METADATA)
 
 static bool is_unreserved(char c)
 {
@@ -59,6 +92,10 @@ static void put_source(const struct encode_options *o, const struct event *e, st
 
 static void put_type(const struct encode_options *o, const struct event *e, struct strbuf *out)
 {
+	if (e->action == ACTION_EVENT) {
+		strbuf_str(out, domain_text(e, DOMAIN_TYPE));
+		return;
+	}
 	strbuf_lit(out, "pgherald.");
 	if (e->rel) {
 		strbuf_str(out, e->rel->schema);
@@ -73,6 +110,8 @@ static void put_subject(const struct encode_options *o, const struct event *e, s
 {
 	if (e->action == ACTION_MESSAGE)
 		utf8_replace(out, e->prefix);
+	else if (e->action == ACTION_EVENT)
+		strbuf_str(out, domain_text(e, DOMAIN_STREAM));
 	else
 		encode_key(o, e, out);
 }
@@ -92,11 +131,16 @@ static void put_datacontenttype(const struct encode_options *o, const struct eve
 const struct cloudevents_attribute cloudevents_attributes[] = {
 	{ "specversion", put_specversion },
 	{ "id", put_id },
+	{ "position", put_log_position },
 	{ "source", put_source },
 	{ "type", put_type },
 	{ "subject", put_subject },
 	{ "time", put_time },
 	{ "datacontenttype", put_datacontenttype },
+	{ "category", put_category },
+	{ "version", put_version },
+	{ "topic", put_topic },
+	{ "metadata", put_metadata },
 	{ NULL, NULL },
 };
 
@@ -194,6 +238,10 @@ static void put_message(const struct encode_options *o, const struct event *e, s
 
 void cloudevents_data(const struct encode_options *o, const struct event *e, struct strbuf *out)
 {
+	if (e->action == ACTION_EVENT) {
+		value_column(o, &e->rel->cols[DOMAIN_DATA], &e->new[DOMAIN_DATA], out);
+		return;
+	}
 	strbuf_ch(out, '{');
 	if (e->action == ACTION_MESSAGE)
 		put_message(o, e, out);
@@ -232,10 +280,15 @@ static bool cloudevents_event(const struct encode_options *o, const struct event
 
 static bool cloudevents_position(struct str message, struct position *p)
 {
-	struct str id = { message.p + sizeof(HEAD) - 1, POSITION_LEN };
+	struct str behind = STR("\",\"position\":\"");
 
-	return message.n >= sizeof(HEAD) - 1 + POSITION_LEN && str_starts(message, STR(HEAD)) &&
-	       position_parse(id, p);
+	if (!str_starts(message, STR(HEAD)))
+		return false;
+	message = str_from(message, sizeof(HEAD) - 1);
+	if (message.n > UUID_LEN && str_starts(str_from(message, UUID_LEN), behind))
+		message = str_from(message, UUID_LEN + behind.n);
+	return message.n >= POSITION_LEN &&
+	       position_parse((struct str){ message.p, POSITION_LEN }, p);
 }
 
 const struct format format_cloudevents = {

@@ -1,6 +1,7 @@
 /*
  * Debezium's change events as its PostgreSQL connector sends them without schemas. Values are in
- * debezium_value.c. An update that changes the key is one event, op u with the old key in before,
+ * debezium_value.c. A domain event is an insert into SCHEMA.CATEGORY, the form in which Debezium's
+ * outbox router takes events. An update that changes the key is one event, op u with the old key in before,
  * but where tombstones can be sent: see encode.h.
  *
  * ts_ms, ts_us and ts_ns are the commit's time in the envelope as well as in source, so that the
@@ -134,6 +135,7 @@ static bool debezium_event(const struct encode_options *o, const struct event *e
 	static const char ops[ACTION_COUNT] = {
 		[ACTION_INSERT] = 'c',   [ACTION_UPDATE] = 'u',  [ACTION_DELETE] = 'd',
 		[ACTION_TRUNCATE] = 't', [ACTION_MESSAGE] = 'm',
+		[ACTION_EVENT] = 'c',
 	};
 
 	if (!ops[e->action])

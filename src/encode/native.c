@@ -1,7 +1,8 @@
 /*
  * native: one compact JSON object an event. Keys in this order, those without a value left out:
  * id time xid db action schema table key new old changed unchanged cascade restart_identity
- * prefix content encoding transactional tags.
+ * prefix content encoding transactional tags. A domain event has type category stream version uuid
+ * topic data metadata position between action and tags.
  */
 #include "base/base64.h"
 #include "base/json.h"
@@ -9,6 +10,7 @@
 #include "base/utf8.h"
 #include "encode/encode.h"
 #include "encode/value.h"
+#include "event/domain.h"
 
 #define ID_PREFIX "{\"id\":\""
 
@@ -152,12 +154,38 @@ static void put_message(const struct event *e, struct strbuf *out)
 					 : STR(",\"transactional\":false"));
 }
 
+/* Its time is the envelope's. */
+static void put_domain(const struct encode_options *o, const struct event *e, struct strbuf *out)
+{
+	static const struct {
+		struct str label;
+		enum domain_column column;
+	} keys[] = {
+		{ STR(",\"type\":"), DOMAIN_TYPE },         { STR(",\"category\":"), DOMAIN_CATEGORY },
+		{ STR(",\"stream\":"), DOMAIN_STREAM },     { STR(",\"version\":"), DOMAIN_VERSION },
+		{ STR(",\"uuid\":"), DOMAIN_ID },           { STR(",\"topic\":"), DOMAIN_TOPIC },
+		{ STR(",\"data\":"), DOMAIN_DATA },         { STR(",\"metadata\":"), DOMAIN_METADATA },
+		{ STR(",\"position\":"), DOMAIN_POSITION },
+	};
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		const struct value *v = &e->new[keys[i].column];
+
+		if (v->kind == VALUE_NULL)
+			continue;
+		strbuf_str(out, keys[i].label);
+		value_column(o, &e->rel->cols[keys[i].column], v, out);
+	}
+}
+
 static bool native_event(const struct encode_options *o, const struct event *e, struct strbuf *out)
 {
 	if (e->action == ACTION_BEGIN || e->action == ACTION_COMMIT)
 		return false;
 	put_envelope(e, out);
-	if (e->rel) {
+	if (e->action == ACTION_EVENT) {
+		put_domain(o, e, out);
+	} else if (e->rel) {
 		put_table(o, e, out);
 		put_rows(o, e, out);
 		put_truncate(e, out);

@@ -1,6 +1,7 @@
 /*
  * The messages of PGEvents, byte for byte as Python's json.dumps writes them: blanks behind commas
- * and colons, ASCII only. Rows alone are shown, no truncation and no message.
+ * and colons, ASCII only. Rows alone are shown, no truncation and no message; a domain event is
+ * an insert into SCHEMA.CATEGORY.
  *
  * Values are those of value.h but for these: bytea is hex without \x, dates and times are
  * PostgreSQL's text, json is a string (jsonb is embedded), NaN and the infinities are null, of the
@@ -204,6 +205,7 @@ static bool pgevents_event(const struct encode_options *o, const struct event *e
 		[ACTION_INSERT] = 'I',
 		[ACTION_UPDATE] = 'U',
 		[ACTION_DELETE] = 'D',
+		[ACTION_EVENT] = 'I',
 	};
 	/* options for values are not for this format */
 	const struct encode_options own = { .recorded_at = o->recorded_at };
@@ -216,7 +218,7 @@ static bool pgevents_event(const struct encode_options *o, const struct event *e
 	strbuf_ch(out, '.');
 	put_ascii(out, e->rel->name);
 	strbuf_lit(out, "\", \"old\": ");
-	put_row(o, e, e->action == ACTION_INSERT ? no_row : row_identity, out);
+	put_row(o, e, letters[e->action] == 'I' ? no_row : row_identity, out);
 	strbuf_lit(out, ", \"new\": ");
 	put_row(o, e, row_new, out);
 	strbuf_lit(out, ", \"id\": ");

@@ -2,10 +2,12 @@
  * pretty: one line an event for people at a terminal.
  *
  *	12:30:01.123 update  public.users  id=1  name: Tony Iommi → Geezer Butler
+ *	12:30:01.123 event   order/42  3  Placed  {"total": 5}
  */
 #include "base/time.h"
 #include "base/utf8.h"
 #include "encode/encode.h"
+#include "event/domain.h"
 
 /* Longer values are cut to so many characters. */
 #define SHOWN_MOST 60
@@ -22,6 +24,7 @@ static const struct {
 	[ACTION_DELETE] = { STR("delete  "), STR("\033[31m") },
 	[ACTION_TRUNCATE] = { STR("truncate"), STR("\033[35m") },
 	[ACTION_MESSAGE] = { STR("message "), STR("\033[36m") },
+	[ACTION_EVENT] = { STR("event   "), STR("\033[34m") },
 };
 
 static void put_colour(const struct encode_options *o, struct str colour, struct strbuf *out)
@@ -105,6 +108,19 @@ static void put_columns(const struct encode_options *o, const struct event *e, s
 	}
 }
 
+static void put_domain(const struct event *e, struct strbuf *out)
+{
+	put_shown(domain_text(e, DOMAIN_CATEGORY), out);
+	strbuf_ch(out, '/');
+	put_shown(domain_text(e, DOMAIN_STREAM), out);
+	strbuf_lit(out, "  ");
+	put_shown(domain_text(e, DOMAIN_VERSION), out);
+	strbuf_lit(out, "  ");
+	put_shown(domain_text(e, DOMAIN_TYPE), out);
+	strbuf_lit(out, "  ");
+	put_shown(domain_text(e, DOMAIN_DATA), out);
+}
+
 static bool pretty_event(const struct encode_options *o, const struct event *e, struct strbuf *out)
 {
 	int64_t of_day;
@@ -124,6 +140,10 @@ static bool pretty_event(const struct encode_options *o, const struct event *e, 
 		put_shown(e->prefix, out);
 		strbuf_lit(out, "  ");
 		put_shown(e->content, out);
+		return true;
+	}
+	if (e->action == ACTION_EVENT) {
+		put_domain(e, out);
 		return true;
 	}
 	put_shown(e->rel->schema, out);

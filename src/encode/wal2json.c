@@ -135,7 +135,7 @@ static bool wal2json_event(const struct encode_options *o, const struct event *e
 	static const char letters[ACTION_COUNT] = {
 		[ACTION_INSERT] = 'I',   [ACTION_UPDATE] = 'U',  [ACTION_DELETE] = 'D',
 		[ACTION_TRUNCATE] = 'T', [ACTION_MESSAGE] = 'M', [ACTION_BEGIN] = 'B',
-		[ACTION_COMMIT] = 'C',
+		[ACTION_COMMIT] = 'C',   [ACTION_EVENT] = 'I',
 	};
 	bool transaction = e->action == ACTION_BEGIN || e->action == ACTION_COMMIT;
 

@@ -8,6 +8,7 @@
 #include "base/time.h"
 #include "encode/row.h"
 #include "encode/value.h"
+#include "event/domain.h"
 #include "event/uuid.h"
 
 /* PostgreSQL's limit, MaxHeapAttributeNumber. */
@@ -124,6 +125,10 @@ static void escape_as_go(struct strbuf *out, size_t at)
 
 static void put_id(const struct event *e, struct strbuf *out)
 {
+	if (e->action == ACTION_EVENT) {
+		strbuf_str(out, domain_text(e, DOMAIN_ID));
+		return;
+	}
 	uuid_print(e->source, e->position, strbuf_room(out, UUID_LEN));
 	out->n += UUID_LEN;
 }
@@ -154,6 +159,7 @@ static bool wal_listener_event(const struct encode_options *o, const struct even
 		[ACTION_UPDATE] = STR("UPDATE"),
 		[ACTION_DELETE] = STR("DELETE"),
 		[ACTION_TRUNCATE] = STR("TRUNCATE"),
+		[ACTION_EVENT] = STR("INSERT"),
 	};
 	bool streams = o->variant && strcmp(o->variant, "pgwalstreams") == 0;
 	size_t at = out->n;

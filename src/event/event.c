@@ -3,8 +3,8 @@
 const struct str action_names[ACTION_COUNT] = {
 	[ACTION_INSERT] = STR("insert"),   [ACTION_UPDATE] = STR("update"),
 	[ACTION_DELETE] = STR("delete"),   [ACTION_TRUNCATE] = STR("truncate"),
-	[ACTION_MESSAGE] = STR("message"), [ACTION_BEGIN] = STR("begin"),
-	[ACTION_COMMIT] = STR("commit"),
+	[ACTION_MESSAGE] = STR("message"), [ACTION_EVENT] = STR("event"),
+	[ACTION_BEGIN] = STR("begin"),     [ACTION_COMMIT] = STR("commit"),
 };
 
 static void hex_print(uint64_t v, char *out, int digits)

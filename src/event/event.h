@@ -39,6 +39,7 @@ enum action {
 	ACTION_DELETE,
 	ACTION_TRUNCATE,
 	ACTION_MESSAGE,
+	ACTION_EVENT,  /* of the event store; see event/domain.h */
 	ACTION_BEGIN,  /* only for formats that show transactions */
 	ACTION_COMMIT, /* likewise */
 	ACTION_COUNT
@@ -79,9 +80,20 @@ struct column {
 		       * FULL (which flags all columns) those of the primary key */
 };
 
+/* What a table is to us. Those of an event store hold what its events are made of. */
+enum relation_kind {
+	RELATION_TABLE,
+	RELATION_STREAMS, /* the store's table stream */
+	RELATION_ENTRIES, /* the store's table entry */
+	RELATION_STORE,   /* any other of the store's tables */
+	RELATION_EVENTS,  /* no table: domain events of one category (event/domain.h) */
+};
+
 /* A table as its last Relation message described it; lives until the next one for this OID. */
 struct relation {
 	uint32_t oid;
+	enum relation_kind kind;
+	uint32_t store; /* OID of the store's schema, where the table is a store's */
 	char identity; /* d default, n nothing, f full, i index */
 	struct str schema;
 	struct str name;

@@ -1,18 +1,26 @@
 #include "flow/template.h"
 
-enum piece_kind { TEXT, DB, NAME, SCHEMA, TABLE, ACTION, PREFIX, NEW, KEY };
+#include "event/domain.h"
+
+enum piece_kind { TEXT, DB, NAME, SCHEMA, TABLE, ACTION, PREFIX, DOMAIN, NEW, KEY };
 
 struct template_piece {
 	enum piece_kind kind;
 	struct str text; /* TEXT; the column of NEW and KEY */
+	enum domain_column column; /* DOMAIN */
 };
 
 static const struct {
 	struct str word;
 	enum piece_kind kind;
+	enum domain_column column;
 } words[] = {
 	{ STR("db"), DB },       { STR("name"), NAME },     { STR("schema"), SCHEMA },
 	{ STR("table"), TABLE }, { STR("action"), ACTION }, { STR("prefix"), PREFIX },
+	{ STR("category"), DOMAIN, DOMAIN_CATEGORY },
+	{ STR("stream"), DOMAIN, DOMAIN_STREAM },
+	{ STR("type"), DOMAIN, DOMAIN_TYPE },
+	{ STR("topic"), DOMAIN, DOMAIN_TOPIC },
 };
 
 #define WORDS (sizeof(words) / sizeof(words[0]))
@@ -23,6 +31,7 @@ static int parse_variable(struct template_piece *p, struct str inside, struct er
 		if (!str_eq(inside, words[i].word))
 			continue;
 		p->kind = words[i].kind;
+		p->column = words[i].column;
 		return 0;
 	}
 	if (inside.n > 4 && (str_starts(inside, STR("new.")) || str_starts(inside, STR("key.")))) {
@@ -32,7 +41,8 @@ static int parse_variable(struct template_piece *p, struct str inside, struct er
 	}
 	return err_set(err, ERR_CONFIG,
 		       "there is no {%.*s}; there are {db}, {name}, {schema}, {table}, {action}, "
-		       "{prefix}, {new.COLUMN} and {key.COLUMN}",
+		       "{prefix}, {category}, {stream}, {type}, {topic}, {new.COLUMN} and "
+		       "{key.COLUMN}",
 		       STR_ARG(inside));
 }
 
@@ -135,6 +145,8 @@ static struct str piece_value(const struct template_piece *p, const struct event
 		return action_names[e->action];
 	case PREFIX:
 		return e->rel ? STR("") : e->prefix;
+	case DOMAIN:
+		return e->action == ACTION_EVENT ? domain_text(e, p->column) : STR("");
 	case NEW:
 	case KEY:
 		return row_value(p, e);

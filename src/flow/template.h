@@ -4,6 +4,7 @@
  *   {db} {name} {schema} {table} {action}   of a change; for a logical message schema is the word
  *                                           "message" and table its prefix
  *   {prefix}                                the logical message's prefix
+ *   {category} {stream} {type} {topic}      of a domain event
  *   {new.COLUMN}                            the new row's value; of a delete the old one's
  *   {key.COLUMN}                            the value of a column of the key
  *

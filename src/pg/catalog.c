@@ -317,6 +317,92 @@ int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, str
 	return failed ? -1 : 0;
 }
 
+/* Whether namespace n is an event store. */
+#define IS_STORE                                                                                   \
+	"EXISTS (SELECT FROM pg_class s JOIN pg_trigger t ON t.tgrelid = s.oid "                   \
+	"JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = n.oid AND p.proname = 'publish' " \
+	"WHERE s.relnamespace = n.oid AND s.relname = 'stream')"
+
+static enum relation_kind store_kind(const char *name)
+{
+	if (strcmp(name, "stream") == 0)
+		return RELATION_STREAMS;
+	return strcmp(name, "entry") == 0 ? RELATION_ENTRIES : RELATION_STORE;
+}
+
+int catalog_store(PGconn *sql, struct relation *rel, struct err *err)
+{
+	char relid[16];
+	const char *params[] = { relid };
+	PGresult *res;
+
+	snprintf(relid, sizeof(relid), "%u", rel->oid);
+	res = conn_query(sql, err,
+			 "SELECT n.oid, c.relname FROM pg_class c "
+			 "JOIN pg_namespace n ON n.oid = c.relnamespace "
+			 "WHERE c.oid = $1::oid AND " IS_STORE,
+			 1, params);
+	if (!res)
+		return -1;
+	if (PQntuples(res)) {
+		rel->store = get_oid(res, 0, 0);
+		rel->kind = store_kind(PQgetvalue(res, 0, 1));
+	}
+	PQclear(res);
+	return 0;
+}
+
+static char *identifier(PGconn *sql, struct str name)
+{
+	char *quoted = PQescapeIdentifier(sql, name.p, name.n);
+
+	if (!quoted)
+		mem_die();
+	return quoted;
+}
+
+int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, struct arena *arena,
+		   struct str *category, struct str *id, struct err *err)
+{
+	const char *params[] = { arena_copy(arena, number.p, number.n) };
+	char *schema = identifier(sql, rel->schema);
+	struct strbuf q = { 0 };
+	PGresult *res;
+	bool found;
+
+	strbuf_printf(&q, "SELECT category, id::text FROM %s.stream WHERE number = $1::bigint", schema);
+	PQfreemem(schema);
+	res = conn_query(sql, err, strbuf_cstr(&q), 1, params);
+	strbuf_release(&q);
+	if (!res)
+		return err_add(err, "looking up the stream of an event");
+	found = PQntuples(res) == 1;
+	if (found) {
+		*category = keep(arena, PQgetvalue(res, 0, 0));
+		*id = keep(arena, PQgetvalue(res, 0, 1));
+	}
+	PQclear(res);
+	return found ? 0
+		     : err_set(err, ERR_FAIL, "an event's stream, number %s in %.*s.stream, is gone",
+			       params[0], STR_ARG(rel->schema));
+}
+
+int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err *err)
+{
+	struct strbuf name = { 0 };
+	const char *params[1];
+	PGresult *res;
+
+	strbuf_str(&name, schema);
+	params[0] = strbuf_cstr(&name);
+	res = conn_query(sql, err, "SELECT FROM pg_namespace n WHERE n.nspname = $1 AND " IS_STORE, 1,
+			 params);
+	strbuf_release(&name);
+	*is_store = res && PQntuples(res) > 0;
+	PQclear(res);
+	return res ? 0 : -1;
+}
+
 static struct str text_of(const PGresult *res, int row, int column)
 {
 	return (struct str){ PQgetvalue(res, row, column), (size_t)PQgetlength(res, row, column) };
@@ -354,7 +440,7 @@ int catalog_tables(PGconn *sql, const char *publication,
 		"JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
 		"LEFT JOIN pg_index i ON i.indrelid = c.oid "
 		"AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END "
-		"WHERE p.pubname = $1 ORDER BY 1, 2, a.attnum",
+		"WHERE p.pubname = $1 AND NOT " IS_STORE " ORDER BY 1, 2, a.attnum",
 		1, params);
 	int failed = 0;
 

@@ -17,7 +17,19 @@ int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t
 int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
 
-/* Calls fn for each table of a publication, with its names and those of its columns, and which of
+/* Whether the relation is a table of an event store, and which: rel->kind and rel->store. A store is
+ * known by the trigger that gives its events their positions, so its schema may have any name. */
+int catalog_store(PGconn *sql, struct relation *rel, struct err *err) MUST_CHECK;
+
+/* Category and id of a stream of the store that this relation is a table of, put into the arena.
+ * FAIL when there is none with this number. */
+int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, struct arena *arena,
+		   struct str *category, struct str *id, struct err *err) MUST_CHECK;
+
+/* Whether a schema is an event store. */
+int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err *err) MUST_CHECK;
+
+/* Calls fn for each table of a publication that is not an event store's, with its names and those of its columns, and which of
  * these are the key; nothing else is filled in. Ends with the first that fails. */
 int catalog_tables(PGconn *sql, const char *publication,
 		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,

@@ -25,6 +25,7 @@ static const struct {
 	{ "53400", ERR_CONFIG }, /* all replication slots are in use */
 	{ "53", ERR_RETRY },     /* memory, disk */
 	{ "55006", ERR_BUSY },   /* the slot is active */
+	{ "PH005", ERR_BUSY },   /* another executor has the partition */
 	{ "57014", ERR_RETRY },  /* statement timeout */
 	{ "57P", ERR_RETRY },    /* shutting down, starting up, crashed */
 	{ "58", ERR_RETRY },     /* input and output */

@@ -28,7 +28,7 @@ PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams
 		     const char *const *params) MUST_CHECK;
 
 /* The err kind for an SQLSTATE ("" or NULL: the connection broke): 57P0x, 08xxx, 53300 ...: RETRY;
- * 55006: BUSY; 42501, 28xxx, 3D000 ...: CONFIG; else FAIL. */
+ * 55006, PH005: BUSY; 42501, 28xxx, 3D000 ...: CONFIG; else FAIL. */
 enum err_kind conn_classify(const char *sqlstate);
 
 #endif

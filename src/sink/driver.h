@@ -58,6 +58,9 @@ struct sink_driver {
 	size_t (*address_at)(const struct url *url); /* or from here on; NULL: 1 */
 	bool (*address_plain)(unsigned char c);      /* see flow/template.h */
 	char address_escape;
+	/* What it holds ends with one position, whoever wrote it: messages of several orders (the
+	 * partitions of a subscription) cannot be told apart. */
+	bool one_order;
 	bool keys;       /* messages have keys */
 	bool nulls;      /* and may have no body, which deletes the key */
 	bool compressed; /* messages may be; sink->content_encoding says so to the receiver */

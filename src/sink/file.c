@@ -291,6 +291,7 @@ static const struct sink_param params[] = {
 
 const struct sink_driver sink_file = {
 	.name = "file",
+	.one_order = true,
 	.check = file_check,
 	.schemes = (const char *const[]){ "file", NULL },
 	.help = "file:PATH  appends one event a line; taken when it is on disk. A torn last line, "

@@ -340,6 +340,7 @@ static const struct sink_param params[] = {
 
 const struct sink_driver sink_redis = {
 	.name = "redis",
+	.one_order = true,
 	.schemes = (const char *const[]){ "redis", "rediss", NULL },
 	.help = "redis://HOST[:6379][/DB]/STREAM  appends to Redis streams; taken when Redis "
 		"replied",

@@ -1,6 +1,7 @@
 #include "events.h"
 
 #include "base/json.h"
+#include "event/domain.h"
 
 #define XID 739
 #define LSN UINT64_C(0x2BA2138)
@@ -314,6 +315,31 @@ static void add_others(void)
 	add_row("no_columns", ACTION_INSERT, "empty", 'n', NEW, (struct cells){ NULL, 0 });
 }
 
+static struct domain domains[2];
+
+/* A domain event as the log has it and, with a position, as the feed has it. */
+static void add_domain(const char *name, struct domain *d, const char *topic, const char *position)
+{
+	static const char *const texts[DOMAIN_TOPIC] = {
+		[DOMAIN_CATEGORY] = "order",
+		[DOMAIN_STREAM] = "4\"2",
+		[DOMAIN_VERSION] = "7",
+		[DOMAIN_ID] = "6b1b36cb-cba5-4e9f-a8a1-3fd2e38a4e0a",
+		[DOMAIN_TYPE] = "Placed",
+		[DOMAIN_DATA] = "{\"total\": 10.20}",
+	};
+	struct event *e = add(name, ACTION_EVENT);
+
+	for (int i = 0; i < DOMAIN_TOPIC; i++)
+		d->values[i] = value(texts[i]);
+	d->values[DOMAIN_TOPIC] = value(topic);
+	d->values[DOMAIN_TIME] = value("2026-11-21 01:51:58.5+00");
+	d->values[DOMAIN_POSITION] = value(position);
+	if (position)
+		d->values[DOMAIN_METADATA] = value("{\"by\": \"é\"}");
+	domain_event(d, STR("herald"), e);
+}
+
 /* What would have been read from the catalog. */
 static void add_user_types(void)
 {
@@ -348,10 +374,14 @@ void events_init(void)
 	add_truncates();
 	add_messages();
 	add_others();
+	add_domain("domain", &domains[0], NULL, NULL);
+	add_domain("domain_position", &domains[1], "money", "1234");
 }
 
 void events_release(void)
 {
+	domain_release(&domains[0]);
+	domain_release(&domains[1]);
 	types_release(&types);
 	arena_release(&arena);
 }

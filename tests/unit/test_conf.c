@@ -418,6 +418,11 @@ static void test_the_table_knows_the_formats_and_actions(void **state)
 	assert_string_equal(names, action->arg);
 }
 
+int subscribe_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
 int stream_run(const struct command *command, struct settings *settings)
 {
 	return 0;

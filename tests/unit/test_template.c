@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "event/domain.h"
 #include "flow/template.h"
 #include "test.h"
 
@@ -90,6 +91,27 @@ static void test_a_message_has_an_address(void **state)
 	assert_string_equal(strbuf_cstr(&out), "shop.message.audit.audit.message.%00");
 }
 
+static void test_a_domain_event_has_an_address(void **state)
+{
+	const char *t = "{schema}.{table}.{category}.{stream}.{type}.{topic}.{key.stream}";
+	struct event e = { .source = &source };
+	struct domain d = { 0 };
+
+	for (int i = 0; i < DOMAIN_COLUMNS; i++)
+		d.values[i] = text("-");
+	d.values[DOMAIN_CATEGORY] = text("order");
+	d.values[DOMAIN_STREAM] = text("4.2");
+	d.values[DOMAIN_TYPE] = text("Placed");
+	assert_true(domain_event(&d, STR("herald"), &e));
+	out.n = 0;
+	assert_int_equal(template_parse(&template, &arena, t, &err), 0);
+	template_render(&template, &e, &rule, &out);
+	assert_string_equal(strbuf_cstr(&out), "herald.order.order.4%2E2.Placed.%00.4%2E2");
+	assert_int_equal(template_check(&template, e.rel, &err), 0);
+	domain_release(&d);
+	assert_string_equal(render("{stream}.{type}", "eu"), "%00.%00"); /* a row has none */
+}
+
 static void test_what_is_no_template_is_refused(void **state)
 {
 	static const char *const wrong[] = { "{", "a{db", "{nothing}", "{}", "{new.}", "{old.id}" };
@@ -118,6 +140,7 @@ int main(void)
 		cmocka_unit_test(test_what_a_destination_forbids_is_escaped),
 		cmocka_unit_test(test_columns_are_filled_in),
 		cmocka_unit_test(test_a_message_has_an_address),
+		cmocka_unit_test(test_a_domain_event_has_an_address),
 		cmocka_unit_test(test_what_is_no_template_is_refused),
 		cmocka_unit_test(test_columns_that_a_table_lacks_are_found),
 	};

@@ -1,0 +1,706 @@
+#include "core/subscription.h"
+
+#include "base/backoff.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "core/checkpoint.h"
+#include "core/fanout.h"
+#include "core/loop.h"
+#include "event/domain.h"
+#include "store/postgres_feed.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define TICK_MS 200
+#define BACKOFF_FIRST_MS 200
+#define BACKOFF_MOST_MS 15000
+/* What is taken is acknowledged when nothing else is in flight, and at most this often. */
+#define ACK_MS 50
+/* A page has so many events at most, and so many that it stays in these bytes. */
+#define PAGE_FIRST 100
+#define PAGE_MOST 4000
+#define PAGE_BYTES (4 << 20)
+/* A partition that is idle so long is given back, and one of several after so long in any case:
+ * others may wait for it, and this process for another. */
+#define IDLE_MS 1000
+#define TURN_MS 5000
+/* How long the other outputs may take what comes before a refused event. */
+#define OTHERS_MS 5000
+/* After subscription_stop, for the outputs to take what they were given. */
+#define STOP_DRAIN_MS 8000
+/* Whoever sleeps longer than this says so, to be woken. */
+#define NAP_MS 16
+
+struct subscription {
+	const struct settings *settings;
+	struct loop loop;
+	struct feed feed;
+	struct source source;
+	struct arena arena;  /* the source's strings */
+	struct strbuf slot;  /* NAME:PARTITION, where a stream has its slot's name */
+	struct strbuf owner; /* this process, for people */
+
+	bool claimed;
+	struct feed_claim claim, last_claim; /* the last one was given back */
+	uint64_t acked;                      /* the checkpoint as the store has it */
+	int64_t claimed_ms, alive_ms;        /* since when; the lease's last sign of life */
+
+	struct fanout outputs;
+	bool outputs_started, outputs_checked;
+	struct checkpoint checkpoint;
+	uint64_t given[MAX_OUTPUTS], taken[MAX_OUTPUTS];
+	struct domain domain;
+
+	PGresult *page; /* fetched, not all handed on */
+	int row;
+	int page_most;
+	uint64_t handed; /* position of the last event handed on */
+	uint64_t passed; /* likewise of one that no output wanted */
+	int64_t events;
+
+	int64_t look_ms; /* when to look for events again */
+	int64_t busy_ms; /* when there was one */
+	int sleep_ms;    /* how long it was the last time */
+	bool said_sleep; /* the store knows that we sleep */
+
+	int64_t retry_ms;
+	struct backoff backoff;
+	bool connected_once, down_logged, done, draining;
+	int64_t drain_end_ms, refused_ms;
+	_Atomic int stop;
+};
+
+/* ---- outputs ---- */
+
+/* NAME:PARTITION, without the slash that an origin has between its parts. */
+static void name_source(struct subscription *s)
+{
+	const char *name = s->feed.name ? s->feed.name : "follow";
+
+	s->slot.n = 0;
+	for (const char *p = name; *p; p++)
+		strbuf_printf(&s->slot, *p == '/' || *p == '%' ? "%%%02X" : "%c", *p);
+	strbuf_printf(&s->slot, ":%d", s->claim.partition);
+	s->source.slot = strbuf_view(&s->slot);
+}
+
+static int start_outputs(struct subscription *s, struct err *err)
+{
+	name_source(s);
+	if (fanout_start(&s->outputs, s->settings, &s->source, s->loop.progress, err))
+		return -1;
+	s->outputs_started = true;
+	s->outputs_checked = false;
+	checkpoint_init(&s->checkpoint, s->outputs.n);
+	return 0;
+}
+
+static void drop_page(struct subscription *s)
+{
+	PQclear(s->page);
+	s->page = NULL;
+}
+
+/* What they were given and had not taken comes again from the store. */
+static void stop_outputs(struct subscription *s)
+{
+	if (s->outputs_started && !fanout_close(&s->outputs))
+		s->loop.progress = dup(s->loop.progress); /* a thread still writes to the other */
+	s->outputs_started = false;
+	checkpoint_release(&s->checkpoint);
+	s->checkpoint.confirmed = 0;
+	memset(s->given, 0, sizeof(s->given));
+	memset(s->taken, 0, sizeof(s->taken));
+	domain_forget(&s->domain);
+	drop_page(s);
+}
+
+/* What an output holds must be of this store: a file or stream that holds other events would be
+ * taken to hold these already. */
+static int check_outputs(struct subscription *s, struct err *err)
+{
+	uint64_t system_id, last;
+
+	s->outputs_checked = true;
+	if (feed_identify(&s->feed, &system_id, &last, err))
+		return -1;
+	for (size_t i = 0; i < s->outputs.n; i++) {
+		const struct sink *sink = s->outputs.v[i].sink;
+
+		if (s->claim.partition > 0 && sink->driver->one_order)
+			return err_set(err, ERR_CONFIG,
+				       "output %s: %s keeps one order of events, and the "
+				       "subscription has several partitions: give it one",
+				       sink->label, sink->driver->name);
+		if (sink->held.lsn > last || sink->held.ordinal || sink->mark.lsn)
+			return err_set(err, ERR_LOST,
+				       "output %s holds events that are not of this store's feed, "
+				       "which ends at %" PRIu64 "; give it another place",
+				       sink->label, last);
+	}
+	return 0;
+}
+
+static bool all_taken(struct subscription *s)
+{
+	return checkpoint_empty(&s->checkpoint);
+}
+
+/* The most messages that an output has not taken. */
+static uint64_t in_flight(const struct subscription *s)
+{
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < s->outputs.n; i++)
+		if (s->given[i] - s->taken[i] > most)
+			most = s->given[i] - s->taken[i];
+	return most;
+}
+
+/* ---- the claim ---- */
+
+static void forget_claim(struct subscription *s)
+{
+	stop_outputs(s);
+	s->claimed = false;
+	s->last_claim = (struct feed_claim){ .partition = -1 };
+	s->look_ms = 0;
+}
+
+/* Another has had the partition if the token has moved by more than our release and claim. */
+static bool same_claim(const struct subscription *s, const struct feed_claim *c)
+{
+	return s->outputs_started && c->partition == s->last_claim.partition &&
+	       c->token == s->last_claim.token + 2 && c->position == s->acked;
+}
+
+static int take_claim(struct subscription *s, const struct feed_claim *c, struct err *err)
+{
+	bool same = same_claim(s, c);
+
+	s->claim = *c;
+	s->claimed = true;
+	s->claimed_ms = s->alive_ms = s->busy_ms = clock_ms();
+	if (same)
+		return 0;
+	stop_outputs(s);
+	s->acked = s->handed = s->passed = s->checkpoint.confirmed = c->position;
+	s->page_most = PAGE_FIRST;
+	return start_outputs(s, err);
+}
+
+/* Nothing was found: the next look is later than the last one was. */
+static int doze(struct subscription *s, struct err *err)
+{
+	int most = (int)s->settings->max_sleep, ms = most;
+
+	if (s->sleep_ms < NAP_MS) {
+		s->sleep_ms = s->sleep_ms ? s->sleep_ms * 2 : 1;
+		s->said_sleep = false;
+	} else if (!s->feed.can_sleep) {
+		s->sleep_ms = s->sleep_ms * 2 < most ? s->sleep_ms * 2 : most;
+	} else if (!s->said_sleep) {
+		s->said_sleep = true; /* and one more look, at once */
+		if (feed_sleep(&s->feed, &ms, err))
+			return -1;
+		s->sleep_ms = ms;
+		s->look_ms = 0;
+		return 0;
+	} else {
+		s->said_sleep = false;
+	}
+	s->look_ms = clock_ms() + (s->sleep_ms < most ? s->sleep_ms : most);
+	return 0;
+}
+
+static void wake(struct subscription *s)
+{
+	s->look_ms = 0;
+	s->sleep_ms = 0;
+	s->said_sleep = false;
+}
+
+static int look_for_claim(struct subscription *s, struct err *err)
+{
+	struct feed_claim c = { 0 };
+	int n;
+
+	if (clock_ms() < s->look_ms)
+		return 0;
+	n = feed_claim(&s->feed, strbuf_cstr(&s->owner), (int)s->settings->lease, &c, err);
+	if (n < 0)
+		return -1;
+	if (n == 0)
+		return doze(s, err);
+	wake(s);
+	return take_claim(s, &c, err);
+}
+
+static int give_back(struct subscription *s, struct err *err)
+{
+	if (!s->claimed || !s->feed.name)
+		return 0;
+	s->claimed = false;
+	s->last_claim = s->claim;
+	return feed_release(&s->feed, &s->claim, err);
+}
+
+static int acknowledge(struct subscription *s, struct err *err)
+{
+	uint64_t done = s->checkpoint.confirmed;
+
+	if (all_taken(s) && s->passed > done)
+		done = s->passed;
+	if (done <= s->acked)
+		return 0;
+	if (s->feed.name && feed_ack(&s->feed, &s->claim, done, err))
+		return -1;
+	s->acked = done;
+	s->alive_ms = clock_ms();
+	return 0;
+}
+
+static int keep_lease(struct subscription *s, struct err *err)
+{
+	if (!s->feed.name || clock_ms() - s->alive_ms < s->settings->lease * 1000 / 3)
+		return 0;
+	s->alive_ms = clock_ms();
+	return feed_renew(&s->feed, &s->claim, err);
+}
+
+/* ---- events ---- */
+
+static int plan(struct subscription *s, struct err *err)
+{
+	struct relation *rel = &s->domain.rel;
+
+	if (!rel->output_wants)
+		rel->output_wants = mem_array(MAX_OUTPUTS, sizeof(*rel->output_wants));
+	return fanout_plan(&s->outputs, rel, rel->output_wants, &rel->wanted, err);
+}
+
+static struct value field(PGresult *res, int row, int column)
+{
+	if (PQgetisnull(res, row, column))
+		return (struct value){ .kind = VALUE_NULL };
+	return (struct value){ PQgetvalue(res, row, column),
+			       (uint32_t)PQgetlength(res, row, column), VALUE_TEXT };
+}
+
+static uint64_t position_at(PGresult *res, int row)
+{
+	return strtoull(PQgetvalue(res, row, DOMAIN_POSITION), NULL, 10);
+}
+
+static int hand_on(struct subscription *s, struct err *err)
+{
+	uint64_t position = position_at(s->page, s->row);
+	struct event e = { .position = { position, 0 }, .lsn = position, .source = &s->source };
+
+	for (int i = 0; i < DOMAIN_COLUMNS; i++)
+		s->domain.values[i] = field(s->page, s->row, i);
+	if (domain_event(&s->domain, str_c(s->settings->schema), &e) && plan(s, err))
+		return -1;
+	s->handed = position;
+	if (!fanout_put(&s->outputs, &e)) {
+		s->passed = position;
+		return 0;
+	}
+	fanout_given(&s->outputs, s->given);
+	checkpoint_push(&s->checkpoint, position, s->given);
+	s->done = s->settings->limit && ++s->events >= s->settings->limit;
+	return 0;
+}
+
+/* Hands on what was fetched while there is room. */
+static int hand_page(struct subscription *s, struct err *err)
+{
+	while (s->page && !s->done && fanout_has_room(&s->outputs)) {
+		if (position_at(s->page, s->row) > s->handed && hand_on(s, err))
+			return -1;
+		if (++s->row == PQntuples(s->page))
+			drop_page(s);
+	}
+	return 0;
+}
+
+/* As many as fit into the bytes, going by this page. */
+static void size_page(struct subscription *s)
+{
+	size_t each = PQresultMemorySize(s->page) / (size_t)PQntuples(s->page) + 1;
+	size_t fit = PAGE_BYTES / each + 1;
+
+	s->page_most = s->page_most * 2 < PAGE_MOST ? s->page_most * 2 : PAGE_MOST;
+	if ((size_t)s->page_most > fit)
+		s->page_most = (int)fit;
+}
+
+static int fetch(struct subscription *s, struct err *err)
+{
+	const struct settings *o = s->settings;
+	const char *filter[] = { o->category, o->topics, o->types };
+	int n;
+
+	s->page = s->feed.name ? feed_fetch(&s->feed, &s->claim, s->page_most, err)
+			       : feed_read(&s->feed, s->handed, s->page_most, filter, err);
+	if (!s->page)
+		return -1;
+	s->row = 0;
+	n = PQntuples(s->page);
+	if (n == 0 || position_at(s->page, n - 1) <= s->handed) {
+		drop_page(s);
+		return doze(s, err);
+	}
+	size_page(s);
+	wake(s);
+	s->busy_ms = clock_ms();
+	return 0;
+}
+
+/* Of a subscription the next page begins behind what is acknowledged, so that much of it is in
+ * flight already; it is fetched when that is less than half. */
+static bool may_fetch(const struct subscription *s)
+{
+	return !s->page && !s->done && clock_ms() >= s->look_ms &&
+	       in_flight(s) < (uint64_t)s->page_most / 2;
+}
+
+static bool may_give_back(const struct subscription *s)
+{
+	int64_t now = clock_ms();
+
+	return s->feed.name && !s->page && checkpoint_empty(&s->checkpoint) &&
+	       (now - s->busy_ms > IDLE_MS || now - s->claimed_ms > TURN_MS);
+}
+
+static bool may_acknowledge(const struct subscription *s)
+{
+	return checkpoint_empty(&s->checkpoint) || clock_ms() - s->alive_ms >= ACK_MS;
+}
+
+/* With a partition. */
+static int work(struct subscription *s, struct err *err)
+{
+	if (!s->outputs.opened)
+		return keep_lease(s, err);
+	if (!s->outputs_checked && check_outputs(s, err))
+		return -1;
+	if (hand_page(s, err))
+		return -1;
+	fanout_flush(&s->outputs, false);
+	if (may_acknowledge(s) && acknowledge(s, err))
+		return -1;
+	if (may_fetch(s)) {
+		if (acknowledge(s, err) || fetch(s, err) || hand_page(s, err))
+			return -1;
+		fanout_flush(&s->outputs, false);
+	}
+	if (may_give_back(s))
+		return give_back(s, err);
+	return keep_lease(s, err);
+}
+
+/* ---- connecting ---- */
+
+static void put_list(struct strbuf *b, const char *name, const char *list)
+{
+	if (!list)
+		return;
+	strbuf_printf(b, "%s\"%s\":[", b->n > 1 ? "," : "", name);
+	for (bool first = true; list; first = false) {
+		const char *end = strchrnul(list, ',');
+
+		if (!first)
+			strbuf_ch(b, ',');
+		json_string(b, (struct str){ list, (size_t)(end - list) });
+		list = *end ? end + 1 : NULL;
+	}
+	strbuf_ch(b, ']');
+}
+
+static void put_source(struct strbuf *b, const struct settings *s)
+{
+	strbuf_ch(b, '{');
+	put_list(b, "categories", s->category);
+	put_list(b, "topics", s->topics);
+	put_list(b, "types", s->types);
+	strbuf_ch(b, '}');
+}
+
+static void put_options(struct strbuf *b, const struct settings *s)
+{
+	strbuf_ch(b, '{');
+	if (s->on_failure)
+		strbuf_printf(b, "\"on_failure\":\"%s\"", s->on_failure);
+	if (s->attempts)
+		strbuf_printf(b, "%s\"max_attempts\":%" PRId64, b->n > 1 ? "," : "", s->attempts);
+	strbuf_ch(b, '}');
+}
+
+static int subscribe(struct subscription *s, struct err *err)
+{
+	const struct settings *o = s->settings;
+	struct strbuf source = { 0 }, options = { 0 };
+	int resumed = 0, failed;
+
+	put_source(&source, o);
+	put_options(&options, o);
+	failed = feed_subscribe(&s->feed, strbuf_cstr(&source), (int)o->partitions,
+				o->start ? o->start : "beginning", strbuf_cstr(&options), &resumed,
+				err);
+	strbuf_release(&source);
+	strbuf_release(&options);
+	if (resumed)
+		log_info("%d partitions of %s that had failed try again", resumed, s->feed.name);
+	return failed;
+}
+
+/* The feed itself is one partition that nobody else wants. */
+static int follow(struct subscription *s, struct err *err)
+{
+	const char *start = s->settings->start ? s->settings->start : "end";
+	struct feed_claim c = { 0 };
+
+	if (feed_start(&s->feed, start, &c.position, err))
+		return -1;
+	return take_claim(s, &c, err);
+}
+
+static struct str keep(struct arena *a, const char *text)
+{
+	return (struct str){ arena_copy(a, text, strlen(text)), strlen(text) };
+}
+
+static int begin(struct subscription *s, struct err *err)
+{
+	const char *label = s->settings->name;
+	uint64_t last;
+
+	if (feed_identify(&s->feed, &s->source.system_id, &last, err))
+		return -1;
+	s->source.db = keep(&s->arena, PQdb(s->feed.sql));
+	s->source.name = label ? keep(&s->arena, label) : s->source.db;
+	s->source.server_version = (uint32_t)PQserverVersion(s->feed.sql);
+	if (s->feed.name ? subscribe(s, err) : follow(s, err))
+		return -1;
+	log_info("delivering %s%s of database %s", s->feed.name ? "subscription " : "new events",
+		 s->feed.name ? s->feed.name : "", PQdb(s->feed.sql));
+	s->connected_once = true;
+	return 0;
+}
+
+/* After a while away: the same server, with all that was delivered. */
+static int resume(struct subscription *s, struct err *err)
+{
+	uint64_t system_id, last;
+
+	if (feed_identify(&s->feed, &system_id, &last, err))
+		return -1;
+	if (system_id != s->source.system_id || last < s->handed)
+		return err_set(err, ERR_LOST,
+			       "this server's feed ends at %" PRIu64 ", but %" PRIu64
+			       " has been delivered: it is another, or a failover lost events",
+			       last, s->handed);
+	log_info("connected again");
+	return 0;
+}
+
+static void disconnect(struct subscription *s)
+{
+	if (s->loop.watching)
+		loop_unwatch(&s->loop);
+	feed_close(&s->feed);
+}
+
+/* After a failure: whether it is worth another try. */
+static int lost(struct subscription *s, struct err *err)
+{
+	if (err->kind == ERR_BUSY) {
+		log_warn("%s; what was not acknowledged begins anew", err->msg);
+		forget_claim(s);
+		return 0;
+	}
+	if (err->kind != ERR_RETRY)
+		return -1;
+	if (!s->down_logged && !s->stop)
+		log_warn("%s; trying again", err->msg);
+	s->down_logged = true;
+	disconnect(s);
+	s->retry_ms = clock_ms() + backoff_next(&s->backoff);
+	return 0;
+}
+
+static int connect_feed(struct subscription *s, struct err *err)
+{
+	if (clock_ms() < s->retry_ms)
+		return 0;
+	if (feed_open(&s->feed, s->settings->connection, err) ||
+	    (s->connected_once ? resume(s, err) : begin(s, err)))
+		return lost(s, err);
+	loop_watch(&s->loop, PQsocket(s->feed.sql));
+	s->down_logged = false;
+	backoff_reset(&s->backoff);
+	wake(s);
+	return 0;
+}
+
+/* ---- refused events ---- */
+
+/* Whether the outputs that have not failed have taken all before the first event that waits. */
+static bool others_are_there(struct subscription *s)
+{
+	size_t behind = 0;
+
+	for (size_t i = 0; i < s->outputs.n; i++)
+		s->taken[i] = sink_taken(s->outputs.v[i].sink);
+	checkpoint_advance(&s->checkpoint, s->taken);
+	for (size_t i = 0; i < s->outputs.n && !checkpoint_empty(&s->checkpoint); i++)
+		behind += s->taken[i] < checkpoint_number(&s->checkpoint, i);
+	return behind == 1;
+}
+
+/* An output has refused an event for good: the subscription's policy says what becomes of it. */
+static int on_refused(struct subscription *s, struct err *err)
+{
+	char what[16] = "retry", why[sizeof(err->msg)];
+	bool alone;
+
+	if (!s->claimed || !s->feed.name || !s->feed.sql || err->kind != ERR_FAIL ||
+	    checkpoint_empty(&s->checkpoint))
+		return -1;
+	memcpy(why, err->msg, sizeof(why));
+	alone = others_are_there(s);
+	if (!s->refused_ms)
+		s->refused_ms = clock_ms();
+	if (!alone && clock_ms() - s->refused_ms < OTHERS_MS)
+		return 0;
+	s->refused_ms = 0;
+	if (acknowledge(s, err))
+		return lost(s, err);
+	if (alone && feed_fail(&s->feed, &s->claim, checkpoint_first(&s->checkpoint), why, what, err))
+		return lost(s, err);
+	if (strcmp(what, "stopped") == 0)
+		return err_set(err, ERR_FAIL, "%s", why);
+	log_warn("%s: %s", strcmp(what, "parked") == 0 ? "parked" : "trying again later", why);
+	if (!alone || strcmp(what, "parked") == 0)
+		if (give_back(s, err))
+			return lost(s, err);
+	forget_claim(s);
+	return 0;
+}
+
+/* ---- one step ---- */
+
+static int drain(struct subscription *s, struct err *err)
+{
+	bool taken = all_taken(s), late;
+
+	if (s->stop && !s->drain_end_ms)
+		s->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
+	late = s->stop && clock_ms() > s->drain_end_ms;
+	if (!taken && !late)
+		return s->feed.sql && s->claimed && keep_lease(s, err) ? lost(s, err) : 0;
+	if (!taken)
+		log_warn("some events were not taken in time; they come again");
+	if (s->feed.sql && s->claimed && (acknowledge(s, err) || give_back(s, err)))
+		log_warn("%s", err->msg); /* the lease ends by itself */
+	return 1;
+}
+
+static int begin_drain(struct subscription *s, struct err *err)
+{
+	s->draining = true;
+	drop_page(s);
+	fanout_drain(&s->outputs);
+	return drain(s, err);
+}
+
+static int serve(struct subscription *s, struct err *err)
+{
+	if (feed_notified(&s->feed))
+		wake(s);
+	return s->claimed ? work(s, err) : look_for_claim(s, err);
+}
+
+/* How long there is nothing to do, if nothing comes. */
+static int rest(struct subscription *s)
+{
+	int64_t ms = TICK_MS, now = clock_ms();
+
+	if (!s->feed.sql)
+		return s->retry_ms > now ? TICK_MS : 0;
+	if (s->draining)
+		return TICK_MS;
+	if (s->page && s->outputs.opened)
+		return fanout_has_room(&s->outputs) ? 0 : TICK_MS;
+	if (s->claimed && !s->outputs.opened)
+		return TICK_MS;
+	if (!checkpoint_empty(&s->checkpoint))
+		ms = ACK_MS;
+	if (s->look_ms - now < ms)
+		ms = s->look_ms - now;
+	return ms > 0 ? (int)ms : 0;
+}
+
+int subscription_step(struct subscription *s, struct err *err)
+{
+	loop_wait(&s->loop, rest(s));
+	if (fanout_look(&s->outputs, s->taken, err))
+		return on_refused(s, err);
+	checkpoint_advance(&s->checkpoint, s->taken);
+	if (s->draining)
+		return drain(s, err);
+	if (!s->feed.sql) {
+		if (!s->stop && connect_feed(s, err))
+			return -1;
+	} else if (serve(s, err) && lost(s, err)) {
+		return -1;
+	}
+	return s->stop || s->done ? begin_drain(s, err) : 0;
+}
+
+void subscription_stop(struct subscription *s)
+{
+	s->stop = 1;
+	loop_wake(&s->loop);
+}
+
+struct subscription *subscription_open(const struct settings *o, struct err *err)
+{
+	struct subscription *s = mem_alloc(sizeof(*s));
+	char host[256] = "";
+
+	s->settings = o;
+	s->loop = LOOP_CLOSED;
+	s->feed.place.schema = o->schema;
+	s->feed.name = o->subscription;
+	s->last_claim.partition = -1;
+	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
+	gethostname(host, sizeof(host) - 1);
+	strbuf_printf(&s->owner, "%s/%d", host, (int)getpid());
+	if (loop_open(&s->loop, TICK_MS, err) || fanout_check(o, err)) {
+		subscription_close(s);
+		return NULL;
+	}
+	return s;
+}
+
+void subscription_close(struct subscription *s)
+{
+	if (!s)
+		return;
+	if (s->outputs_started && !fanout_close(&s->outputs))
+		s->loop.progress = -1; /* still written to */
+	drop_page(s);
+	disconnect(s);
+	checkpoint_release(&s->checkpoint);
+	domain_release(&s->domain);
+	arena_release(&s->arena);
+	strbuf_release(&s->slot);
+	strbuf_release(&s->owner);
+	loop_close(&s->loop);
+	free(s);
+}

@@ -1,0 +1,361 @@
+"""pgherald subscribe: subscriptions of the event store, delivered to any destination."""
+import collections
+import contextlib
+import json
+import os
+import random
+import threading
+
+import pytest
+
+import postgres
+import store
+from herald import Herald, read_events, run
+from nats_server import NatsServer
+from postgres import Database, wait_until
+from webhook_server import Receiver
+
+pytestmark = pytest.mark.skipif(postgres.server_major() < 13, reason="the event store needs PostgreSQL 13")
+
+
+@pytest.fixture
+def shop(db):
+    store.init(db)
+    here = store.open_store(db)
+    yield here
+    here.connection.close()
+
+
+@pytest.fixture
+def subscribe(request):
+    """Starts pgherald subscribe NAME on a database: subscribe(db, "mailer", "--category", "order")."""
+    started = []
+    request.node.heralds = started
+
+    def start(db, *args, **options):
+        if options.get("file"):
+            args = (*args, "--to", f"file:{options['file']}")
+        started.append(Herald("subscribe", *args, "--max-sleep", "50", "--config", os.devnull,
+                              env={"PGHERALD_CONNECTION": db.conninfo}, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def append(db, first, last, streams=3, category="order"):
+    """One append for each number, its type, over several streams."""
+    db.sql(f"do $$ begin for n in {first}..{last} loop perform herald.append('{category}', (n % {streams})::text, "
+           "jsonb_build_object('type', n::text)); commit; end loop; end $$")
+
+
+def checkpoint(db, name):
+    """How far the slowest partition is; -1: there is no such subscription yet."""
+    return db.sql("select coalesce(min(position), -1) from herald.lag where subscription = %s", (name,))[0][0]
+
+
+def check(events, numbers, repeats=False):
+    """Each number once and each stream in order; a repeat has the id of the first."""
+    ids, last = {}, collections.defaultdict(lambda: -1)
+    for e in events:
+        n = int(e["type"])
+        if n in ids:
+            assert repeats, f"{n} came twice"
+            assert ids[n] == (e["id"], e["uuid"])
+            continue
+        ids[n] = (e["id"], e["uuid"])
+        assert last[e["stream"]] < n, f"{n} is out of order"
+        last[e["stream"]] = n
+    assert sorted(ids) == list(numbers)
+
+
+def check_order(events):
+    """New ones of a stream in order; what has been seen may come again."""
+    last, seen = collections.defaultdict(lambda: -1), set()
+    for e in events:
+        if e["uuid"] not in seen:
+            assert last[e["stream"]] < e["version"], f"{e} is out of order"
+            last[e["stream"]] = e["version"]
+        seen.add(e["uuid"])
+
+
+def test_a_subscription_is_delivered(db, shop, subscribe):
+    # given events that are there and a subscription to one category
+    append(db, 0, 9)
+    append(db, 0, 9, category="other")
+    stream = subscribe(db, "mailer", "--category", "order")
+    stream.wait_for(10)
+    # when more are appended
+    append(db, 10, 19)
+    # then all come in order, and the store knows
+    check(stream.wait_for(20), range(20))
+    wait_until(lambda: checkpoint(db, "mailer") >= 30, "the acknowledgement")
+    assert stream.events[0]["position"] == 1 and stream.events[0]["id"].endswith("1-00000000")
+    # and the next process goes on where it was
+    stream.stop()
+    append(db, 20, 29)
+    check(subscribe(db, "mailer").wait_for(10), range(20, 30))
+
+
+def test_follow(db, shop, subscribe):
+    # given events that are there
+    append(db, 0, 9)
+    # when the feed is followed from now, and from a position
+    now = subscribe(db, "--follow")
+    now.wait_log("delivering new events")
+    behind = subscribe(db, "--follow", "--start", "5")
+    append(db, 10, 19)
+    # then each shows what is behind that
+    check(now.wait_for(10), range(10, 20))
+    check(behind.wait_for(15), range(5, 20))
+    assert db.sql("select count(*) from herald.lag") == [(0,)]
+
+
+def test_the_log_and_the_subscription_say_the_same(db, shop, subscribe, herald):
+    # given both ways
+    log = herald(db)
+    feed = subscribe(db, "all")
+    # when events of all kinds are appended
+    shop.append("1", [store.event("A", data={"n": 10.20, "é": None}), store.event("B", topic="t")])
+    shop.append("2", store.event("C", metadata={"by": "me"}), category="customer")
+    append(db, 0, 99)
+    # then the events are the same but for the place from which they come
+    def plain(events):
+        return [{k: v for k, v in e.items() if k not in ("id", "xid", "position")} for e in events]
+    assert plain(log.wait_for(103)) == plain(feed.wait_for(103))
+
+
+def test_wrong_words(db, shop):
+    for args, said in (((), "name the subscription"), (("a", "--follow", db.conninfo), "leave out the name"),
+                       (("a", "--start", "soon"), "--start")):
+        done = run("subscribe", *args)
+        assert done.code == 64 and said in done.err, done.err
+
+
+# Crashes
+
+ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 4))
+
+
+class Place:
+    """A destination as a test sees it: a URL, and the events that have arrived."""
+
+    def __init__(self, url, events, exact):
+        self.url, self.events, self.exact = url, events, exact
+
+
+@pytest.fixture(params=["file", "nats", "webhook"])
+def place(request, tmp_path):
+    if request.param == "file":
+        yield Place(f"file:{tmp_path}/out", lambda: read_events(tmp_path / "out"), True)
+    elif request.param == "nats":
+        server = NatsServer().start()
+        server.make_stream("SHOP", "shop.>")
+        yield Place(server.url("shop.{category}.{stream}?stream=SHOP"), lambda: server.events("SHOP"), True)
+        server.remove()
+    else:
+        hook = Receiver()
+        yield Place(hook.url(), lambda: hook.events, False)
+        hook.stop()
+
+
+@pytest.mark.parametrize("way", ["log", "subscription"])
+def test_killed_at_random_nothing_is_lost(db, shop, herald, subscribe, place, way):
+    # given a stream of events from the log or a subscription, that is killed at random moments
+    luck, each = random.Random(7), 150
+
+    def start():
+        return herald(db, "--to", place.url) if way == "log" else subscribe(db, "s", "--to", place.url, "--lease", "1")
+
+    running = start()
+    for n in range(ROUNDS):
+        writer = threading.Thread(target=write, args=(db, n * each, n * each + each - 1))
+        writer.start()
+        seen = n * each // 2 + luck.randrange(each // 2)
+        wait_until(lambda: len(place.events()) >= seen, "events to arrive")
+        running.kill9()
+        running = start()
+        writer.join()
+    # when it comes to the end
+    total = range(ROUNDS * each)
+    wait_until(lambda: len({e["uuid"] for e in place.events()}) >= len(total), "all events")
+    running.stop()
+    # then each is there, in the order of its stream; none twice where the destination knows
+    check(place.events(), total, repeats=not place.exact)
+
+
+def write(db, first, last):
+    with contextlib.closing(db.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"do $$ begin for n in {first}..{last} loop perform herald.append('order', (n % 3)::text, "
+                       "jsonb_build_object('type', n::text)); commit; end loop; end $$")
+
+
+def test_processes_share_the_partitions(db, shop, subscribe, tmp_path):
+    # given four processes on four partitions, each with a receiver of its own
+    hooks = [Receiver() for _ in range(4)]
+    streams = [subscribe(db, "s", "--partitions", "4", "--to", h.url(), "--lease", "2") for h in hooks]
+    # when many streams are appended to, and one process is killed
+    append(db, 0, 299, streams=40)
+    wait_until(lambda: sum(len(h.events) for h in hooks) >= 100, "events to arrive")
+    streams[0].kill9()
+    append(db, 300, 599, streams=40)
+    # then the others take over, nothing is lost, and each stream is in order wherever it went
+    def events():
+        return [e for h in hooks for e in h.events]
+    wait_until(lambda: len({e["type"] for e in events()}) == 600, "all events")
+    for h in hooks:
+        check_order(h.events)
+    arrived = collections.defaultdict(set)
+    for e in events():
+        arrived[e["type"]].add((e["id"], e["uuid"]))
+    assert all(len(ids) == 1 for ids in arrived.values())
+    for h in hooks:
+        h.stop()
+
+
+def test_a_lease_that_is_lost(db, shop, subscribe):
+    # given a process that holds a partition, and a destination that takes nothing
+    gate = threading.Event()
+    hook = Receiver(answer=lambda request: None if gate.is_set() else 503)
+    stream = subscribe(db, "s", "--to", hook.url())
+    append(db, 0, 9)
+    wait_until(lambda: hook.requests, "a first try")
+    # when another takes the partition, and gives it back undone
+    db.sql("update herald.checkpoint set lease_until = now() - interval '1 s'")
+    token, = db.sql("select token from herald.claim('s', 'thief')")[0]
+    gate.set()
+    stream.wait_log("the lease of partition 0 of s was lost")
+    db.sql("select herald.release('s', 0, %s)", (token,))
+    # then it begins anew, and everything arrives
+    wait_until(lambda: checkpoint(db, "s") >= 10, "the acknowledgement")
+    check(hook.events, range(10), repeats=True)
+    hook.stop()
+
+
+def test_the_lease_is_renewed_while_a_destination_is_slow(db, shop, subscribe):
+    # given a destination that takes nothing for longer than the lease
+    gate = threading.Event()
+    hook = Receiver(answer=lambda request: None if gate.is_set() else 503)
+    stream = subscribe(db, "s", "--to", hook.url(), "--lease", "1")
+    append(db, 0, 9)
+    until = db.sql("select clock_timestamp() + interval '3 s'")[0][0]
+    wait_until(lambda: db.sql("select min(lease_until) > %s from herald.lag", (until,)) == [(True,)], "renewals")
+    # when it takes again
+    gate.set()
+    # then nobody had it meanwhile
+    wait_until(lambda: checkpoint(db, "s") >= 10, "the acknowledgement")
+    assert "lost" not in stream.err
+    check(hook.events, range(10))
+    hook.stop()
+
+
+def test_a_standby_takes_over(db, shop, subscribe):
+    # given two processes on one partition
+    one, two = Receiver(), Receiver()
+    first = subscribe(db, "s", "--to", one.url(), "--lease", "1")
+    append(db, 0, 9)
+    wait_until(lambda: len(one.events) == 10, "10 events")
+    # when the one that works is stopped by force, with the lease in its hand
+    second = subscribe(db, "s", "--to", two.url(), "--lease", "1")
+    first.kill9()
+    append(db, 10, 19)
+    # then the other goes on
+    wait_until(lambda: len({e["type"] for e in one.events + two.events}) == 20, "all events")
+    check(one.events + two.events, range(20), repeats=True)
+    second.stop()
+    one.stop()
+    two.stop()
+
+
+@pytest.mark.parametrize("policy", ["stop", "park", "park-stream"])
+def test_an_event_that_is_refused(db, shop, subscribe, policy):
+    # given a destination that refuses one event of a stream
+    def answer(request):
+        return 400 if json.loads(request.body)["type"] == "4" else None
+    hook = Receiver(answer=answer)
+    append(db, 0, 19)
+    stream = subscribe(db, "s", "--to", hook.url(), "--on-failure", policy, "--attempts", "1")
+    # when it comes to that event
+    if policy == "stop":
+        # then it ends and says so, and all before are acknowledged
+        assert stream.wait_exit() == 1
+        assert "0000000000000005-00000000" in stream.err and "400" in stream.err
+        assert checkpoint(db, "s") == 4
+        # and another start tries again
+        hook.answer = lambda request: None
+        subscribe(db, "s", "--to", hook.url()).wait_log("try again")
+        expected = set(range(20))
+    else:
+        # then it is parked, with those behind it where the policy says so
+        expected = set(range(20)) - ({4} if policy == "park" else set(range(4, 20, 3)))
+    wait_until(lambda: checkpoint(db, "s") >= 20, "the end")
+    assert {int(e["type"]) for e in hook.events} == expected
+    parked = db.sql("select array_agg(position - 1 order by position) from herald.parked where not done")[0][0]
+    assert set(parked or ()) == set(range(20)) - expected
+    hook.stop()
+
+
+def test_a_server_that_is_away(new_server, subscribe):
+    # given a server that crashes in the middle
+    own = new_server(durable=True)
+    db = Database(own)
+    store.init(db)
+    hook = Receiver()
+    stream = subscribe(db, "s", "--to", hook.url())
+    append(db, 0, 49)
+    wait_until(lambda: len(hook.events) >= 10, "events")
+    own.kill9()
+    stream.wait_log("trying again")
+    own.start()
+    db.connection = None
+    append(db, 50, 99)
+    # then it comes back and nothing is lost
+    wait_until(lambda: len({e["type"] for e in hook.events}) == 100, "all events")
+    check(hook.events, range(100), repeats=True)
+    stream.stop()
+    hook.stop()
+
+
+def test_one_order_for_files(db, shop, subscribe, tmp_path):
+    # given a subscription with two partitions and a file
+    append(db, 0, 9, streams=10)
+    stream = subscribe(db, "s", "--partitions", "2", file=tmp_path / "out")
+    # then it says that this cannot be
+    assert stream.wait_exit() == 78
+    assert "one order" in stream.err
+
+
+def test_a_file_that_holds_other_events(db, shop, herald, subscribe, tmp_path):
+    # given a file with events out of the log
+    log = herald(db, file=tmp_path / "out")
+    append(db, 0, 9)
+    log.wait_for(10)
+    log.wait_confirmed(db)
+    log.stop()
+    # when a subscription is to go there
+    stream = subscribe(db, "s", file=tmp_path / "out")
+    # then it is refused, because its events would be taken for ones that are there already
+    assert stream.wait_exit() != 0
+    assert "not of this store's feed" in stream.err
+
+
+def test_large_events_in_small_pages(db, shop, subscribe):
+    # given 300 events of half a megabyte
+    db.sql("do $$ begin for n in 0..299 loop perform herald.append('order', '1', jsonb_build_object("
+           "'type', n::text, 'data', jsonb_build_object('x', (select string_agg(md5(random()::text), '') "
+           "from generate_series(1, 16000))))); commit; end loop; end $$")
+    # when they are delivered
+    stream = subscribe(db, "s", "--to", "null:")
+    wait_until(lambda: checkpoint(db, "s") >= 300, "the end")
+    # then they were never in memory all at once
+    with open(f"/proc/{stream.pid}/status") as f:
+        peak = next(int(line.split()[1]) for line in f if line.startswith("VmHWM"))
+    assert peak < 130 * 1024 * (3 if "build-test" in stream.argv[0] else 1), f"{peak} KiB"
+
+
+def test_another_source_is_refused(db, shop, subscribe):
+    append(db, 0, 2)
+    subscribe(db, "s", "--category", "order").wait_for(3)
+    other = subscribe(db, "s", "--category", "customer")
+    assert other.wait_exit() == 1 and "another source" in other.err
