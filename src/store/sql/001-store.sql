@@ -496,11 +496,13 @@ $$;
 
 -- A page of the feed: events after a position, in order. The last position of a page is where the
 -- next begins. Nothing at or below a position that was returned can appear later.
--- LIMIT in the look-up keeps it a look-up whatever the statistics say.
+-- LIMIT in the look-up and the settings keep the plan, whatever the statistics say: the feed in its order,
+-- a look-up for each event.
 create function herald.read(after bigint default 0, max_count integer default 1000,
 	categories text[] default null, topics text[] default null, types text[] default null)
 returns setof herald.event
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
 	horizon constant bigint := herald.horizon();
 begin
