@@ -161,13 +161,12 @@ begin
 end
 $$;
 
+-- Without WHEN, which would be parsed for each append: who writes a version always writes a higher one.
 create constraint trigger publish_new after insert on herald.stream
-	deferrable initially deferred for each row
-	when (new.version >= 0) execute function herald.publish();
+	deferrable initially deferred for each row execute function herald.publish();
 
 create constraint trigger publish_next after update of version on herald.stream
-	deferrable initially deferred for each row
-	when (new.version > old.version) execute function herald.publish();
+	deferrable initially deferred for each row execute function herald.publish();
 
 -- Also where session_replication_role says "replica": an event without a position is never read.
 alter table herald.stream enable always trigger publish_new;
@@ -189,8 +188,9 @@ $$;
 
 -- The highest position that a LATER snapshot may read up to: nothing at or below it can still
 -- appear. The sequence is read before the marks are listed; both are true now, not as of a snapshot.
--- Only for functions that read in a statement after this one, at READ COMMITTED.
-create function herald.horizon() returns bigint
+-- Only for functions that read in a statement after this one, at READ COMMITTED. Where nothing can be
+-- after the position that is asked about, the marks need not be listed, which is most of the work.
+create function herald.horizon(after bigint default null) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
 	last bigint;
@@ -205,6 +205,9 @@ begin
 			using errcode = 'PH004', hint = 'Events in flight are known to the primary only.';
 	end if;
 	last := coalesce(pg_sequence_last_value('herald.feed_position'), 0);
+	if last <= after then
+		return last;
+	end if;
 	return least(last, herald.lowest_mark());
 end
 $$;
@@ -506,7 +509,7 @@ returns setof herald.event
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
-	horizon constant bigint := herald.horizon();
+	horizon constant bigint := herald.horizon(after);
 begin
 	if horizon <= after then
 		return;
