@@ -128,21 +128,22 @@ def running(*works):
 
 def follow(db, stop, handle, after=0, page="select position, data from herald.read(%s, 1000)"):
     """Reads the feed as a subscriber does: sleeps until it is woken, and while events come in looks for
-    more every millisecond."""
+    more after 1 ms, 2 ms and so on up to 8."""
     with contextlib.closing(Sql(db).open()) as here:
         here.sql("listen herald")
-        pause = None
+        longest, soon = None, 0.001
         while not stop.is_set():
             rows = here.sql(page, (after,))
             if rows and rows[-1][0]:
                 handle(rows)
-                after, pause = rows[-1][0], None
-                time.sleep(0.001)
-            elif pause is None:
-                pause = here.call("sleep", None, 200)[0][0] / 1000
+                after, longest = rows[-1][0], None
+                time.sleep(soon)
+                soon = min(2 * soon, 0.008)
+            elif longest is None:
+                longest, soon = here.call("sleep", None, 200)[0][0] / 1000, 0.001
             else:
-                here.until_told(pause)
-                pause = None
+                here.until_told(longest)
+                longest = None
 
 
 def subscribe_to_nothing(db, stop):
