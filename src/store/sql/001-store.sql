@@ -96,12 +96,15 @@ $$;
 create sequence herald.asleep as smallint;
 
 -- Wakes those who sleep: one notification, at the commit of this transaction, on the channel that has
--- the name of the schema; so it is sent once, however many append while they wake up. A notification is never the reason
--- that a transaction fails: none where it is about to be prepared, or where the queue is filling up.
+-- the name of the schema; so it is sent once, however many append while they wake up. It is never the
+-- reason that a transaction fails: none is sent where the transaction is about to be prepared (which
+-- only the statement's text tells), or where the queue is filling up.
 create function herald.wake() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-	if pg_sequence_last_value('herald.asleep') is not null and current_query() !~* 'prepare.*transaction'
+	if pg_sequence_last_value('herald.asleep') is not null
+		and (current_setting('max_prepared_transactions') = '0'
+			or current_query() !~* '\mprepare\M.*\mtransaction\M') -- also in comments: better none
 		and pg_notification_queue_usage() < 0.5 then
 		perform setval('herald.asleep', 1, false);
 		perform pg_notify('herald', '');
@@ -501,8 +504,8 @@ $$;
 
 -- A page of the feed: events after a position, in order. The last position of a page is where the
 -- next begins. Nothing at or below a position that was returned can appear later.
--- LIMIT in the look-up and the settings keep the plan, whatever the statistics say: the feed in its order,
--- a look-up for each event.
+-- LIMIT in the look-up and the settings keep the plan, whatever the statistics say: the feed in its
+-- order, a look-up for each event.
 create function herald.read(after bigint default 0, max_count integer default 1000,
 	categories text[] default null, topics text[] default null, types text[] default null)
 returns setof herald.event
