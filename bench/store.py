@@ -1,10 +1,13 @@
 """script/bench store: what the event store costs and how fast it reads.
 
-    script/bench store [--seconds N] [--rounds N] [--events N] [--only append|bulk|read|latency|executors]
+    script/bench store [--seconds N] [--rounds N] [--events N] [--only PART]
+
+PART is append, woken, bulk, read, catchup, latency or executors; --events 1000000 is a long way to catch up.
 
 Appends by herald.append are compared with the same work by hand, in turn, by pgbench on prepared
 statements; figures are medians over the rounds. The ratios count, not the absolute numbers:
-everything runs on one machine in one run. By hand there are a row with the stream's version and a
+everything runs on one machine in one run. "Of CPU" is what one core of the server would do alone,
+which counts where the machine is busy with other things. By hand there are a row with the stream's version and a
 row of the event with the same columns and the same unique keys, and a position drawn when the event
 is written, so that readers by position would lose events.
 """
@@ -23,7 +26,8 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "live"))
 import postgres  # noqa: E402
 import store  # noqa: E402
-from store import Store, open_store  # noqa: E402
+from store import open_store  # noqa: E402
+from store_faces import Sql  # noqa: E402
 
 STREAMS = 20000
 DATA = json.dumps({"customer": "c-1234567890", "amount": 12345, "currency": "EUR", "note": "x" * 120})
@@ -79,63 +83,175 @@ def bench_append(server, db, args):
                   f"({best['one statement']:,.0f}/s)")
 
 
+class Meter:
+    """Counts what one backend does, by the clock and by its CPU time; also each half."""
+
+    def __init__(self, here):
+        self.pid = here.connection.info.backend_pid
+        self.total, self.marks = 0, [(0, time.monotonic(), self.cpu())]
+
+    def cpu(self):
+        with open(f"/proc/{self.pid}/schedstat") as f:
+            return int(f.read().split()[0]) / 1e9
+
+    def add(self, n):
+        self.total += n
+        self.marks.append((self.total, time.monotonic(), self.cpu()))
+
+    def __str__(self):
+        _, begin, begin_cpu = self.marks[0]
+        _, end, end_cpu = self.marks[-1]
+        return (f"{self.total / (end - begin):,.0f} events/s of {self.total:,} "
+                f"({self.total / (end_cpu - begin_cpu):,.0f}/s of CPU)")
+
+    def second_half(self):
+        """How fast the second half was, with the first as 1, by CPU time."""
+        middle = self.marks[len(self.marks) // 2]
+        speeds = [(b[0] - a[0]) / (b[2] - a[2]) for a, b in ((self.marks[0], middle), (middle, self.marks[-1]))]
+        return speeds[1] / speeds[0]
+
+
+@contextlib.contextmanager
+def running(*works):
+    """Runs functions beside, each with the Event that ends it."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=work, args=(stop,)) for work in works]
+    for t in threads:
+        t.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+
+
+def follow(db, stop, handle, after=0, page="select position, data from herald.read(%s, 1000)"):
+    """Reads the feed as a subscriber does: sleeps until it is woken, and while events come in looks for
+    more after 1 ms, 2 ms and so on up to 8."""
+    with contextlib.closing(Sql(db).open()) as here:
+        here.sql("listen herald")
+        longest, soon = None, 0.001
+        while not stop.is_set():
+            rows = here.sql(page, (after,))
+            if rows and rows[-1][0]:
+                handle(rows)
+                after, longest = rows[-1][0], None
+                time.sleep(soon)
+                soon = min(2 * soon, 0.008)
+            elif longest is None:
+                longest, soon = here.call("sleep", None, 200)[0][0] / 1000, 0.001
+            else:
+                here.until_told(longest)
+                longest = None
+
+
+def subscribe_to_nothing(db, stop):
+    """A subscription that wants none of what is appended."""
+    with contextlib.closing(Sql(db).open()) as here:
+        here.subscribe("idle", {"categories": ["other"]}, start="end")
+        while not stop.is_set():
+            if here.step("idle", lambda session, e: None) is None:
+                here.wait("idle", 0.2)
+            else:
+                time.sleep(0.005)
+
+
+def bench_woken(server, db, args):
+    """Appends while subscribers are connected, against appends alone."""
+    db.sql(f"select count(herald.append('order', 's' || i, '{{\"type\": \"Made\"}}')) from generate_series(1, {STREAMS}) i")
+    db.sql("vacuum analyze")
+    begin = db.sql("select herald.horizon()")[0][0]
+    works = {
+        "a reader that counts": [lambda stop: follow(
+            db, stop, lambda rows: None, begin, "select max(position) from herald.read(%s, 1000)")],
+        "a subscription to something else": [lambda stop: subscribe_to_nothing(db, stop)],
+    }
+    with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".sql") as f:
+        f.write(f"\\set s random(1, {STREAMS})\n{FORMS['append']}\n")
+        f.flush()
+        for name, work in works.items():
+            ratios = []
+            for _ in range(args.rounds):
+                alone = pgbench(server, db, f.name, 8, args.seconds)
+                with running(*work):
+                    ratios.append(pgbench(server, db, f.name, 8, args.seconds) / alone)
+            print(f"append, 8 clients, with {name} connected: {statistics.median(ratios):.2f} x without")
+
+
 def bench_bulk(server, db, args):
     here = open_store(db)
     batch = json.dumps([{"type": "Placed", "data": json.loads(DATA)}] * 1000)
-    begin = time.monotonic()
+    meter = Meter(here)
     for n in range(args.events // 1000):
         here.call("append", "bulk", str(n % 100), batch, None)
-    took = time.monotonic() - begin
-    print(f"bulk append, 1,000 events a call: {args.events / took:,.0f} events/s")
+        meter.add(1000)
+    print(f"bulk append, 1,000 events a call: {meter}")
 
 
 def bench_read(server, db, args):
-    """Pages of 1000, as a driver gets them, all columns as text."""
+    """The feed in pages, all columns; the data as the text that a driver gets."""
     db.sql("vacuum analyze")
-    here, after, marks = open_store(db), 0, [time.monotonic()]
-    total = n = 0
+    here, after = open_store(db), 0
+    meter = Meter(here)
     with here.connection.cursor() as cursor:
         while True:
             # The rows are counted in the server: the client's language is not what is measured.
-            cursor.execute("select count(*), max(position), sum(length(data::text)) from herald.read(%s, %s)",
+            cursor.execute("select count(*), max(position), sum(octet_length(data::text)) from herald.read(%s, %s)",
                            (after, args.page))
             n, last, _ = cursor.fetchone()
             if not n:
                 break
-            total, after = total + n, last
-            marks.append(time.monotonic())
-    half = len(marks) // 2
-    print(f"read, pages of {args.page:,}: {total / (marks[-1] - marks[0]):,.0f} events/s of {total:,}; second half "
-          f"{(marks[half] - marks[0]) / half / ((marks[-1] - marks[half]) / (len(marks) - 1 - half)):.2f} x as fast as the first")
+            after = last
+            meter.add(n)
+    print(f"read, pages of {args.page:,}: {meter}; second half {meter.second_half():.2f} x as fast as the first")
+
+
+def bench_catchup(server, db, args):
+    """A subscription that has everything before it, acknowledged page by page."""
+    here = Sql(db).open()
+    here.subscribe("late")
+    partition, token, _ = here.call("claim", "late", "w")[0]
+    meter = Meter(here)
+    while True:
+        n, last = here.sql("select count(*), max(position) from herald.fetch('late', %s, %s, %s)",
+                           (partition, token, args.page))[0]
+        if not n:
+            break
+        here.call("ack", "late", partition, token, last)
+        meter.add(n)
+    print(f"catch-up of a subscription, pages of {args.page:,}: {meter}; "
+          f"second half {meter.second_half():.2f} x as fast as the first")
+
+
+def foreign_transaction(server, stop):
+    """Always a writing transaction of two seconds, in another database."""
+    with contextlib.closing(server.connect("postgres", autocommit=False)) as connection:
+        while not stop.is_set():
+            postgres.execute(connection, "create temporary table if not exists t (n int); insert into t values (1)")
+            stop.wait(2)
+            connection.commit()
 
 
 def bench_latency(server, db, args):
-    """Append to seen, 200 events/s, a reader that polls every millisecond."""
-    stop, times, lags = threading.Event(), {}, []
-    reader = open_store(db)
-    after = reader.call("horizon")[0][0]
+    """Append to handler, 200 events/s: from before the call until a woken reader has the event."""
+    for name, beside in ("", []), (", with a foreign transaction open", [lambda stop: foreign_transaction(server, stop)]):
+        times, lags = {}, []
 
-    def write():
-        here, n = open_store(db), 0
-        next_at = time.monotonic()
-        while not stop.is_set():
-            times[n] = time.monotonic()
-            here.append("lag", {"type": "Tick", "data": n}, category="lag")
-            n += 1
-            next_at += 0.005
-            time.sleep(max(0, next_at - time.monotonic()))
+        def handle(rows, times=times, lags=lags):
+            now = time.monotonic()
+            lags.extend(1000 * (now - times[data]) for _, data in rows)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    end = time.monotonic() + args.seconds
-    while time.monotonic() < end:
-        for position, *_, data, _, _, _ in reader.call("read", after):
-            lags.append(1000 * (time.monotonic() - times[data]))
-            after = position
-        time.sleep(0.001)
-    stop.set()
-    writer.join()
-    print(f"append to seen, 200 events/s, polled: p50 {percent(lags, 0.5):.1f} ms, p99 {percent(lags, 0.99):.1f} ms")
+        after = db.sql("select herald.horizon()")[0][0]
+        with running(lambda stop, handle=handle, after=after: follow(db, stop, handle, after), *beside):
+            here, next_at = open_store(db), time.monotonic()
+            for n in range(200 * args.seconds):
+                times[n] = time.monotonic()
+                here.append("lag", {"type": "Tick", "data": n}, category="lag")
+                next_at += 0.005
+                time.sleep(max(0, next_at - time.monotonic()))
+            postgres.wait_until(lambda lags=lags, times=times: len(lags) == len(times), "the last event")
+        print(f"append to handler, 200 events/s{name}: p50 {percent(lags, 0.5):.1f} ms, p99 {percent(lags, 0.99):.1f} ms")
 
 
 def bench_executors(server, db, args):
@@ -143,37 +259,28 @@ def bench_executors(server, db, args):
     rates = {}
     for executors in 1, 4:
         name, n = f"work{executors}", 800 if executors == 4 else 200
-        here = open_store(db)
-        here.call("subscribe", name, '{"categories": ["work"]}', 16, "end", "{}")
-        for i in range(n):
-            here.append(str(i % 64), {"type": "Do"}, category="work")
-        done, lock = [], threading.Lock()
+        with contextlib.closing(Sql(db).open()) as here:
+            here.subscribe(name, {"categories": ["work"]}, 16, "end")
+            for i in range(n):
+                here.append(str(i % 64), {"type": "Do"}, category="work")
+        done = []
 
-        def work(worker, name=name, n=n, done=done, lock=lock):
-            mine = Store(db.connect())
-            while len(done) < n:
-                found = mine.call("claim", name, worker, "30 s")
-                if not found:
-                    time.sleep(0.001)
-                    continue
-                partition, token, _ = found[0]
-                while events := mine.call("fetch", name, partition, token, 20):
-                    for _ in events:
-                        time.sleep(0.005)
-                    mine.call("ack", name, partition, token, events[-1][0])
-                    with lock:
-                        done.extend(events)
-                mine.call("release", name, partition, token)
-            mine.connection.close()
+        def work(stop, name=name, n=n, done=done):
+            with contextlib.closing(Sql(db).open()) as mine:
+                while len(done) < n:
+                    if mine.step(name, lambda session, e: (time.sleep(0.005), done.append(e)), str(stop)) is None:
+                        mine.wait(name, 0.01)
 
-        threads = [threading.Thread(target=work, args=(str(i),)) for i in range(executors)]
         begin = time.monotonic()
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with running(*[work] * executors):
+            postgres.wait_until(lambda done=done, n=n: len(done) >= n, "the events to be handled", interval=0.001)
         rates[executors] = n / (time.monotonic() - begin)
     print(f"4 executors, 5 ms each: {rates[4]:,.0f} events/s, {rates[4] / rates[1]:.1f} x one")
+
+
+PARTS = {"append": bench_append, "woken": bench_woken, "bulk": bench_bulk, "read": bench_read,
+         "catchup": bench_catchup, "latency": bench_latency, "executors": bench_executors}
+FILLED = "read", "catchup"  # these use the store that the bulk has filled
 
 
 def main():
@@ -182,18 +289,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=400000)
     parser.add_argument("--page", type=int, default=1000)
-    parser.add_argument("--only", choices=["append", "bulk", "read", "latency", "executors"])
+    parser.add_argument("--only", choices=PARTS)
     args = parser.parse_args()
-    parts = {"append": [bench_append], "bulk": [bench_bulk], "read": [bench_bulk, bench_read], "latency": [bench_latency],
-             "executors": [bench_executors]}.get(
-                 args.only, [bench_append, bench_bulk, bench_read, bench_latency, bench_executors])
+    parts = [args.only] if args.only else list(PARTS)
+    if args.only in FILLED:
+        parts.insert(0, "bulk")
     with postgres.Postgres(durable=True, max_connections=100, shared_buffers="256MB", autovacuum="on") as server:
         for part in parts:
-            if part is not bench_read:
+            if part not in FILLED:
                 db = postgres.Database(server)
                 store.init(db)
-            with contextlib.closing(db.connect()):
-                part(server, db, args)
+            PARTS[part](server, db, args)
 
 
 if __name__ == "__main__":

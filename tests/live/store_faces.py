@@ -10,6 +10,7 @@ import psycopg2
 from pgbouncer_server import PgBouncer
 from postgres import LIMIT, execute
 from store import Store
+from store_stress import lost
 
 
 class Session(Store):
@@ -121,5 +122,7 @@ def follow(face, name, handle, until, worker="w"):
                 while not until() and time.monotonic() < deadline:
                     if session.step(name, handle, worker) is None:
                         session.wait(name, 0.2)  # the condition may come about without an event
-        except psycopg2.OperationalError:
+        except psycopg2.Error as e:
+            if not lost(e):
+                raise
             time.sleep(0.02)

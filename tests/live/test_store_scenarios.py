@@ -12,6 +12,7 @@ import store_faces
 from postgres import wait_until
 from store import event
 from store_faces import follow
+from store_stress import lost
 
 CONFLICT = "PH001"
 
@@ -220,7 +221,9 @@ def test_store_scenario_a_database_that_was_down(new_server, kind):
                         mine.append("1", event("Tick", id=f"00000000-0000-0000-0000-{number:012}"))
                         number += 1
                         written.append(number)
-            except psycopg2.OperationalError:
+            except psycopg2.Error as e:
+                if not lost(e):
+                    raise
                 time.sleep(0.02)
 
     def restart():

@@ -248,6 +248,29 @@ def test_store_subscription_sources(orders, source, wanted):
     assert "".join(e["type"] for e in events) == wanted
 
 
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_store_a_page_costs_what_it_holds(db, orders, analyzed):
+    """Given a subscription and a reader that are far behind, with statistics and without; then a page looks
+    at its own events, however many come after it."""
+    batch = [event()] * 1000
+    for n in range(10):
+        orders.append(str(n), batch)
+    subscribe(orders)
+    found = claim(orders)
+    if analyzed:
+        db.sql("analyze")
+    with contextlib.closing(db.connect(autocommit=False)) as connection:  # whose counters are at zero
+        here = Store(connection)
+        for _ in range(8):  # beyond five calls the plan is one for all parameters
+            events = fetch(here, *found, 50)
+            here.call("ack", "s", *found, events[-1]["position"])
+            assert len(here.read(events[-1]["position"], 50)) == 50
+        looked = execute(connection, "select relname, seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables "
+                         "where relname in ('feed', 'entry', 'stream')")
+    assert {name for name, _ in looked} == {"feed", "entry", "stream"}
+    assert all((rows or 0) <= 3 * 8 * 100 for _, rows in looked), looked
+
+
 def test_store_subscription_begins_where_it_is_told(db, orders):
     orders.append("1", [event("A"), event("B")])
     subscribe(orders, "new", start="end")

@@ -103,7 +103,7 @@ def test_store_wakeup_does_not_keep_a_transaction_from_being_prepared(db, orders
         execute(connection, "Prepare /* later */\n Transaction 'later'")
     db.sql("commit prepared 'later'")
     assert told(sleeper) == [] and len(sleeper.read()) == 1
-    orders.append("1", event())
+    orders.append("1", event("PrepareTransaction"))
     assert told(sleeper) == [""]
 
 

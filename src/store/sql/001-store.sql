@@ -34,20 +34,21 @@ $$;
 -- transaction. It is never deleted, so that neither a number nor a version is ever used again.
 create table herald.stream (
 	number bigint generated always as identity primary key,
-	category text collate "C" not null check (category <> ''),
+	category text collate "C" not null,
 	id herald.stream_id not null,
 	version bigint not null, -- of the last event
 	deleted boolean not null default false,
 	unique (category, id)
 ) with (fillfactor = 80); -- room for the next version on the same page: no index is touched
 
+-- What append has to check it checks itself: a check constraint here costs each append 3 %.
 create table herald.entry (
 	stream_number bigint not null,
 	version bigint not null,
 	time timestamptz not null default clock_timestamp(),
 	id uuid not null,
 	redacted boolean not null default false,
-	type text not null check (type <> ''),
+	type text not null,
 	topic text,
 	data jsonb not null,
 	metadata jsonb,
@@ -95,12 +96,15 @@ $$;
 create sequence herald.asleep as smallint;
 
 -- Wakes those who sleep: one notification, at the commit of this transaction, on the channel that has
--- the name of the schema; so it is sent once, however many append while they wake up. A notification is never the reason
--- that a transaction fails: none where it is about to be prepared, or where the queue is filling up.
+-- the name of the schema; so it is sent once, however many append while they wake up. It is never the
+-- reason that a transaction fails: none is sent where the transaction is about to be prepared (which
+-- only the statement's text tells), or where the queue is filling up.
 create function herald.wake() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-	if pg_sequence_last_value('herald.asleep') is not null and current_query() !~* 'prepare.*transaction'
+	if pg_sequence_last_value('herald.asleep') is not null
+		and (current_setting('max_prepared_transactions') = '0'
+			or current_query() !~* '\mprepare\M.*\mtransaction\M') -- also in comments: better none
 		and pg_notification_queue_usage() < 0.5 then
 		perform setval('herald.asleep', 1, false);
 		perform pg_notify('herald', '');
@@ -120,18 +124,19 @@ language plpgsql security definer as $$
 declare
 	setting constant pg_catalog.text := 'pgherald.mark_'
 		operator(pg_catalog.||) herald.mark_tag()::pg_catalog.text;
-	said constant pg_catalog.text := pg_catalog.current_setting(setting, true);
+	said pg_catalog.text := pg_catalog.current_setting(setting, true);
 	last constant bigint := coalesce(pg_catalog.pg_sequence_last_value('herald.feed_position'), 0::bigint);
 	mark bigint;
 begin
-	if said operator(pg_catalog.~) '^[0-9]{1,15}$'::pg_catalog.text
+	if said operator(pg_catalog.<>) ''::pg_catalog.text
+		and said operator(pg_catalog.~) '^[0-9]{1,15}$'::pg_catalog.text
 		and said::bigint operator(pg_catalog.<=) last then
 		mark := said;
 	else
 		mark := last;
-		perform pg_catalog.set_config(setting, mark::pg_catalog.text, true);
+		said := pg_catalog.set_config(setting, mark::pg_catalog.text, true);
 	end if;
-	perform pg_catalog.pg_advisory_xact_lock_shared(
+	said := pg_catalog.pg_advisory_xact_lock_shared( -- an assignment costs less than perform
 		(herald.mark_tag() operator(pg_catalog.<<) 48) operator(pg_catalog.|) mark);
 	if pg_catalog.pg_sequence_last_value('herald.asleep') is not null then -- after the mark
 		perform herald.wake();
@@ -159,13 +164,12 @@ begin
 end
 $$;
 
+-- Without WHEN, which would be parsed for each append: who writes a version always writes a higher one.
 create constraint trigger publish_new after insert on herald.stream
-	deferrable initially deferred for each row
-	when (new.version >= 0) execute function herald.publish();
+	deferrable initially deferred for each row execute function herald.publish();
 
 create constraint trigger publish_next after update of version on herald.stream
-	deferrable initially deferred for each row
-	when (new.version > old.version) execute function herald.publish();
+	deferrable initially deferred for each row execute function herald.publish();
 
 -- Also where session_replication_role says "replica": an event without a position is never read.
 alter table herald.stream enable always trigger publish_new;
@@ -187,8 +191,9 @@ $$;
 
 -- The highest position that a LATER snapshot may read up to: nothing at or below it can still
 -- appear. The sequence is read before the marks are listed; both are true now, not as of a snapshot.
--- Only for functions that read in a statement after this one, at READ COMMITTED.
-create function herald.horizon() returns bigint
+-- Only for functions that read in a statement after this one, at READ COMMITTED. Where nothing can be
+-- after the position that is asked about, the marks need not be listed, which is most of the work.
+create function herald.horizon(after bigint default null) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
 	last bigint;
@@ -203,6 +208,9 @@ begin
 			using errcode = 'PH004', hint = 'Events in flight are known to the primary only.';
 	end if;
 	last := coalesce(pg_sequence_last_value('herald.feed_position'), 0);
+	if last <= after then
+		return last;
+	end if;
 	return least(last, herald.lowest_mark());
 end
 $$;
@@ -496,13 +504,15 @@ $$;
 
 -- A page of the feed: events after a position, in order. The last position of a page is where the
 -- next begins. Nothing at or below a position that was returned can appear later.
--- LIMIT in the look-up keeps it a look-up whatever the statistics say.
+-- LIMIT in the look-up and the settings keep the plan, whatever the statistics say: the feed in its
+-- order, a look-up for each event.
 create function herald.read(after bigint default 0, max_count integer default 1000,
 	categories text[] default null, topics text[] default null, types text[] default null)
 returns setof herald.event
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
-	horizon constant bigint := herald.horizon();
+	horizon constant bigint := herald.horizon(after);
 begin
 	if horizon <= after then
 		return;

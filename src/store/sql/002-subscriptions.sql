@@ -207,10 +207,11 @@ end
 $$;
 
 -- The next events of a partition. Where nothing of the feed is wanted the checkpoint moves on, so
--- that nobody has to look at it again.
+-- that nobody has to look at it again. The settings are for read's reason.
 create function herald.fetch(name text, partition integer, token bigint, max_count integer default 100)
 returns setof herald.event
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
 	me constant text := name;
 	mine constant integer := partition;
@@ -224,6 +225,7 @@ declare
 	looked bigint;
 	taken bigint[];
 	blocked bigint[];
+	any_parked constant boolean := exists (select from herald.parked p where p.subscription = me);
 begin
 	select c.* into here from herald.checkpoint c
 	where c.subscription = me and c.partition = mine and c.token = fence;
@@ -241,7 +243,7 @@ begin
 		looked := least(horizon, done + window_size);
 		with page as (
 			select f.position,
-				exists (
+				any_parked and exists (
 					select from herald.parked p
 					where p.subscription = me and p.stream_number = f.stream_number
 						and p.blocks and not p.done
@@ -253,10 +255,10 @@ begin
 				and (sub.topics is null or f.topic = any (sub.topics))
 				and (sub.types is null or f.type = any (sub.types))
 				and f.stream_number % sub.partitions = mine
-				and not exists (
+				and (not any_parked or not exists (
 					select from herald.parked p
 					where p.subscription = me and p.position = f.position
-				)
+				))
 			order by f.position
 			limit max_count
 		)
@@ -274,7 +276,15 @@ begin
 		end if;
 		if taken is not null then
 			return query
-			select e.* from unnest(taken) t (p) join herald.event e on e.position = t.p order by e.position;
+			select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
+				coalesce(e.metadata, '{}'), e.topic, e.time
+			from unnest(taken) t (p)
+			cross join lateral (select f.* from herald.feed f where f.position = t.p limit 1) f
+			cross join lateral (
+				select e.* from herald.entry e
+				where e.stream_number = f.stream_number and e.version = f.version
+				limit 1
+			) e;
 			exit;
 		end if;
 	end loop;

@@ -111,8 +111,8 @@ end
 $$;
 
 -- One batch: removes at most so many events that retention does not keep, and says how many; 0: there
--- are none now. Not those that a subscription has still to see or has parked, unless forced. Appends wait for none
--- of this: neither the stream's row nor a mark is taken.
+-- are none now. Not those that a subscription has still to see or has parked, unless forced. Appends
+-- wait for none of this: neither the stream's row nor a mark is taken.
 create function herald.purge(max_count integer default 1000, force boolean default false)
 returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
