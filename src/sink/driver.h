@@ -14,6 +14,7 @@ struct mark;
 
 enum param_type {
 	PARAM_TEXT,   /* min..max bytes */
+	PARAM_FILE,   /* likewise, and the name of a file that can be read */
 	PARAM_INT,    /* min..max */
 	PARAM_BOOL,   /* true or false */
 	PARAM_CHOICE, /* one of arg, "a|b" */
@@ -36,15 +37,15 @@ int param_check(const struct sink_param *row, const char *value, struct err *err
 /* Rows that every driver with TLS has. */
 #define PARAMS_TLS                                                                                 \
 	{ "ca",                                                                                    \
-	  PARAM_TEXT,                                                                              \
+	  PARAM_FILE,                                                                              \
 	  "FILE",                                                                                  \
 	  NULL,                                                                                    \
 	  1,                                                                                       \
 	  4096,                                                                                    \
 	  "trust this certificate authority; default: the system's" },                             \
-		{ "cert", PARAM_TEXT, "FILE", NULL, 1, 4096, "client certificate" },               \
+		{ "cert", PARAM_FILE, "FILE", NULL, 1, 4096, "client certificate" },               \
 	{                                                                                          \
-		"cert_key", PARAM_TEXT, "FILE", NULL, 1, 4096, "its private key"                   \
+		"cert_key", PARAM_FILE, "FILE", NULL, 1, 4096, "its private key"                   \
 	}
 
 struct sink_driver {

@@ -392,9 +392,9 @@ static const struct sink_param params[] = {
 	{ "ack_wait", PARAM_INT, "SECONDS", "10", 1, 3600,
 	  "connect again when no acknowledgement comes for so long" },
 	{ "token", PARAM_TEXT, "TOKEN", NULL, 1, 4096, "authenticate with a token" },
-	{ "creds", PARAM_TEXT, "FILE", NULL, 1, 4096, "authenticate with a .creds file" },
+	{ "creds", PARAM_FILE, "FILE", NULL, 1, 4096, "authenticate with a .creds file" },
 	{ "nkey", PARAM_TEXT, "KEY", NULL, 1, 255, "authenticate with this public nkey, U..." },
-	{ "nkey_seed", PARAM_TEXT, "FILE", NULL, 1, 4096, "the file with its seed" },
+	{ "nkey_seed", PARAM_FILE, "FILE", NULL, 1, 4096, "the file with its seed" },
 	PARAMS_TLS,
 	{ 0 },
 };

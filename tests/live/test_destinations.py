@@ -5,6 +5,7 @@ import json
 import pytest
 
 import delivery
+import herald as program
 import kafka_server
 import postgres
 from amqp_server import Rabbit
@@ -117,3 +118,21 @@ def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_
         stream.wait_confirmed(db)
         delivery.check(events(), {"a": range(1, LAST + 1)}, repeats=True)
         stream.stop()
+
+
+@pytest.mark.parametrize("url", ("tls://h/x?stream=S&", "amqps://h/?", "kafka://h/x?", "rediss://h/x?", "mqtts://h/x?",
+                                 "https://h/x?"))
+def test_what_is_misspelt_or_cannot_be_read_is_named_before_anything_starts(url):
+    scheme = url.partition(":")[0]
+    done = program.run("stream", "dbname=x", "--to", f"{url}ca=/missing/ca.pem")
+    assert done.code == 78 and "ca: cannot read /missing/ca.pem: No such file" in done.err
+    if scheme != "https":  # where they belong to the target
+        done = program.run("stream", "dbname=x", "--to", f"{url}cu=x")
+        assert done.code == 78 and 'has no parameter \\"cu\\"; there are ' in done.err and " ca, cert" in done.err
+
+
+def test_a_writer_has_a_name_of_its_own():
+    done = program.run("stream", "dbname=x", "--to", "redis://h/x?writer=a", "--to", "mqtt://h/x?writer=a")
+    assert done.code == 78 and "two outputs are the writer a: give each a name of its own" in done.err
+    done = program.run("stream", "dbname=x", "--to", "redis://h/x?writer=a/b")
+    assert done.code == 78 and 'writer \\"a/b\\" may have only letters' in done.err
