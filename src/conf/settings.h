@@ -36,6 +36,7 @@ struct output_settings {
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
+	const char *cloudevents_mode;
 	uint64_t given; /* a bit for each row of the table that was said of this output alone */
 };
 

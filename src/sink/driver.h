@@ -10,6 +10,7 @@
 #include "sink/batch.h"
 
 struct sink;
+struct header_style;
 struct mark;
 
 enum param_type {
@@ -59,8 +60,9 @@ struct sink_driver {
 	size_t (*address_at)(const struct url *url); /* or from here on; NULL: 1 */
 	bool (*address_plain)(unsigned char c);      /* see flow/template.h */
 	char address_escape;
-	bool keys;       /* messages have keys */
-	bool nulls;      /* and may have no body, which deletes the key */
+	bool keys;                          /* messages have keys */
+	bool nulls;                         /* and may have no body, which deletes the key */
+	const struct header_style *headers; /* NULL: messages have none */
 	bool compressed; /* messages may be; sink->content_encoding says so to the receiver */
 
 	uint32_t max_in_flight; /* messages not taken, when the user says nothing; 0: no limit */

@@ -20,7 +20,7 @@ REAL = os.environ.get("PGHERALD_TEST_KAFKA")
 PRODUCE, INIT_PRODUCER_ID = 0, 22  # API keys
 NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error codes
 
-Message = collections.namedtuple("Message", "topic partition offset key id body")
+Message = collections.namedtuple("Message", "topic partition offset key id body headers")
 
 
 class Broker:
@@ -153,5 +153,5 @@ def read(brokers, topic, *options):
         m = json.loads(line)
         headers = dict(zip(m["headers"][::2], m["headers"][1::2])) if m.get("headers") else {}
         messages.append(Message(m["topic"], m["partition"], m["offset"], m["key"], headers.get("id"),
-                                m["payload"]))
+                                m["payload"], headers))
     return messages

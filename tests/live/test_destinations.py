@@ -120,6 +120,97 @@ def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_
         stream.stop()
 
 
+# CloudEvents with their attributes in headers
+
+
+@contextlib.contextmanager
+def nats_headers():
+    server = NatsServer().start()
+
+    def read():
+        _, headers, body = server.messages("S")[0]
+        return dict(line.split(": ", 1) for line in headers.split("\r\n")[1:] if line), body
+    yield server.url("?stream=S"), "ce-", True, ("ce-datacontenttype", "application/json"), read
+    server.remove()
+
+
+@contextlib.contextmanager
+def amqp_headers():
+    with Rabbit() as server:
+        queue = server.bind("x")
+
+        def read():
+            message, = server.take(queue)
+            return {**message.headers, "type": message.properties["content_type"]}, message.body
+        yield server.url(exchange="x"), "cloudEvents:", False, ("type", "application/json"), read
+
+
+@contextlib.contextmanager
+def kafka_headers():
+    with contextlib.closing(kafka_server.Kfake()) as server:
+        def read():
+            message, = server.read("all")
+            return message.headers, message.body
+        yield server.url("all"), "ce_", False, ("content-type", "application/json"), read
+
+
+@contextlib.contextmanager
+def mqtt_headers():
+    server = Mosquitto()
+    reader = server.subscribe()
+
+    def read():
+        message, = reader.wait(1)
+        properties = message.properties
+        return {**properties["user-properties"], "t": properties["content-type"]}, message.body
+    yield server.url("all"), "", False, ("t", "application/json"), read
+    server.remove()
+
+
+@contextlib.contextmanager
+def webhook_headers():
+    server = Receiver()
+
+    def read():
+        request, = server.taken
+        return {name.lower(): value for name, value in request.headers.items()}, request.body
+    yield server.url(), "ce-", True, ("content-type", "application/json"), read
+    server.stop()
+
+
+@pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
+                                         webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald, destination):
+    # Given a table whose name is not ASCII, and one row
+    db.sql('create table "tä" (id int primary key)')
+    with destination() as (url, prefix, escaped, content_type, read):
+        stream = herald(db, "--to", url, "--format", "cloudevents", "--cloudevents-mode", "binary")
+        db.sql('insert into "tä" values (1)')
+        stream.wait_confirmed(db)
+        headers, body = read()
+
+        # then the body is the data, and the rest is in the headers
+        assert json.loads(body) == {"new": {"id": 1}}
+        assert len(headers[f"{prefix}id"]) == 25 and headers[f"{prefix}time"].endswith("Z")
+        kind, subject = "pgherald.public.tä.insert", '{"id":1}'
+        assert headers[f"{prefix}type"] == (kind.replace("ä", "%C3%A4") if escaped else kind)
+        assert headers[f"{prefix}subject"] == (subject.replace('"', "%22") if escaped else subject)
+        assert headers[f"{prefix}source"] == f"/pgherald/{db.name}/public/t%C3%A4".replace(
+            "%", "%25" if escaped else "%")
+        assert headers[f"{prefix}specversion"] == "1.0"
+        assert headers[content_type[0]] == content_type[1]
+        stream.stop()
+
+
+@pytest.mark.parametrize(("url", "words"), (
+    ("redis://h/x", "have no headers"), ("file:x", "have no headers"),
+    ("nats://h/x?on_refused=dead-letter&dead_letter=file:d", "dead letters keep no headers")))
+def test_cloudevents_in_binary_mode_where_there_are_no_headers(url, words):
+    done = program.run("stream", "dbname=x", "--to", url, "--format", "cloudevents",
+                       "--cloudevents-mode", "binary")
+    assert done.code == 78 and words in done.err
+
+
 @pytest.mark.parametrize("url", ("tls://h/x?stream=S&", "amqps://h/?", "kafka://h/x?", "rediss://h/x?", "mqtts://h/x?",
                                  "https://h/x?"))
 def test_what_is_misspelt_or_cannot_be_read_is_named_before_anything_starts(url):
