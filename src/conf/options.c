@@ -98,7 +98,8 @@ const struct option options[] = {
 	  "stream", "NAME", NULL, 1, 63, "the name by which a destination knows this output again",
 	  "Destinations remember for each writer what they hold. Without a name the writer is made of the "
 	  "output's URL, tables and actions, and is another one when these change: what was not yet "
-	  "confirmed at a crash then comes again. Of letters, digits, '-', '_' and '.'; each output needs "
+	  "confirmed at a crash then comes again. With a name, other tables and actions hold for what is "
+	  "behind the last event that was delivered. Of letters, digits, '-', '_' and '.'; each output needs "
 	  "its own." },
 	{ "key-columns", 0, OPTION_LIST, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(key_columns),
 	  "stream", "COLUMNS", .help = "columns of the message's key, where a destination has keys",

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strbuf.h"
 
 #include <stdio.h>
 
@@ -95,6 +96,9 @@ int settings_check_reload(const struct settings *old, const struct settings *new
 
 /* Writes them as YAML that could be read again, but for secrets, which are shown as "***". */
 void settings_print(const struct settings *s, FILE *f);
+
+/* Appends a connection's text or an output's URL with "***" for its secrets. */
+void settings_mask(struct strbuf *out, struct str text);
 
 void settings_release(struct settings *s);
 

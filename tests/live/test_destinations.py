@@ -227,3 +227,22 @@ def test_a_writer_has_a_name_of_its_own():
     assert done.code == 78 and "two outputs are the writer a: give each a name of its own" in done.err
     done = program.run("stream", "dbname=x", "--to", "redis://h/x?writer=a/b")
     assert done.code == 78 and 'writer \\"a/b\\" may have only letters' in done.err
+
+
+@pytest.mark.parametrize("args", (
+    ("--to", "redis://:s3cret@127.0.0.1:1/x"), ("--to=redis://:s3cret@127.0.0.1:1/x",),
+    ("--to", "http://127.0.0.1:1/x?secret=s3cret"),
+    ("--to", "null:", "--dead-letter", "mqtt://a:s3cret@h/x")), ids=range(4))
+def test_passwords_are_not_in_the_title_of_the_process(db, herald, args):
+    # Given a password in a URL and one in the connection
+    known = db.conninfo
+    stream = program.Herald("stream", f"{known} password=s3cret", "--slot", db.slot, *args)
+    try:
+        stream.wait_until(lambda: "level=" in stream.err, "it to begin")
+
+        # then who looks at processes sees all but these
+        with open(f"/proc/{stream.pid}/cmdline", "rb") as f:
+            title = f.read().decode()
+        assert "s3cret" not in title and "***" in title and db.slot in title and known.split()[0] in title
+    finally:
+        stream.kill9()
