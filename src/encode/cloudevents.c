@@ -8,6 +8,7 @@
 #include "base/base64.h"
 #include "base/json.h"
 #include "base/time.h"
+#include "base/url.h"
 #include "base/utf8.h"
 #include "encode/quote.h"
 #include "encode/row.h"
@@ -203,18 +204,6 @@ void cloudevents_data(const struct encode_options *o, const struct event *e, str
 	out->n--;
 }
 
-static void put_escaped(struct str value, struct strbuf *out)
-{
-	for (size_t i = 0; i < value.n; i++) {
-		unsigned char c = (unsigned char)value.p[i];
-
-		if (c > ' ' && c < 127 && c != '%' && c != '"')
-			strbuf_ch(out, (char)c);
-		else
-			strbuf_printf(out, "%%%02X", c);
-	}
-}
-
 static void put_header(const struct header_style *style, const char *name, struct str value,
 		       struct strbuf *out)
 {
@@ -225,7 +214,7 @@ static void put_header(const struct header_style *style, const char *name, struc
 	strbuf_printf(out, "%s%s", is_type ? "" : style->prefix, is_type ? style->type : name);
 	strbuf_ch(out, '\0');
 	if (style->escaped)
-		put_escaped(value, out);
+		url_escape_header(out, value);
 	else
 		strbuf_str(out, value);
 	strbuf_ch(out, '\0');

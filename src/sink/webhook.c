@@ -119,17 +119,6 @@ static void put_target(struct strbuf *out, const struct sink_driver *d, const st
 	strbuf_release(&text);
 }
 
-/* As RFC 3986 escapes: a header takes no other bytes. */
-static void put_escaped(struct strbuf *out, const char *text)
-{
-	for (const char *c = text; *c; c++)
-		if (*c > ' ' && *c < 127 && *c != '%')
-			strbuf_ch(out, *c);
-		else
-			strbuf_printf(out, "%%%02X", (unsigned char)*c);
-	strbuf_cstr(out);
-}
-
 static const char *content_type(const struct sink *s, bool array)
 {
 	if (strcmp(s->format->name, "cloudevents") == 0)
@@ -229,7 +218,8 @@ static int webhook_open(struct sink *s, struct err *err)
 	pthread_once(&once, init_curl);
 	w->array = (uint32_t)sink_int(s, "batch");
 	put_target(&w->target, s->driver, &s->url);
-	put_escaped(&w->origin, s->origin);
+	url_escape_header(&w->origin, str_c(s->origin));
+	strbuf_cstr(&w->origin);
 	w->content_type = content_type(s, w->array > 1);
 	if (w->array > 1 && strcmp(s->format->name, "pretty") == 0)
 		return err_set(err, ERR_CONFIG, "format pretty is no JSON; batch wants another one");
