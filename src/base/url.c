@@ -220,6 +220,18 @@ void url_encode(struct strbuf *out, struct str text)
 	}
 }
 
+void url_escape_header(struct strbuf *out, struct str text)
+{
+	for (size_t i = 0; i < text.n; i++) {
+		unsigned char c = (unsigned char)text.p[i];
+
+		if (c > ' ' && c < 127 && c != '%' && c != '"')
+			strbuf_ch(out, (char)c);
+		else
+			strbuf_printf(out, "%%%02X", c);
+	}
+}
+
 bool url_is_secret(struct str name)
 {
 	static const char *const words[] = { "password",

@@ -48,6 +48,9 @@ const char *url_decode(struct arena *arena, struct str s);
 /* Appends the text so that it can stand in a query. */
 void url_encode(struct strbuf *out, struct str text);
 
+/* Appends what a header may hold: visible ASCII as it is, all else, % and " as % and two hex digits. */
+void url_escape_header(struct strbuf *out, struct str text);
+
 /* Whether a parameter of this name holds a secret (password, token ...). */
 bool url_is_secret(struct str name);
 

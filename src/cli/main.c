@@ -1,6 +1,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/help.h"
+#include "cli/title.h"
 
 #include <stdio.h>
 
@@ -34,7 +35,8 @@ static int run(const struct verb *verb, const struct command *command)
 
 int main(int argc, char **argv)
 {
-	struct command command = { argv[0], argc > 1 ? argv[1] : NULL, argc - 2, argv + 2 };
+	char **args = title_hide(argc, argv);
+	struct command command = { args[0], argc > 1 ? args[1] : NULL, argc - 2, args + 2 };
 	const struct verb *verb;
 
 	if (!command.verb) {

@@ -101,7 +101,8 @@ const struct option options[] = {
 	  "stream", "NAME", NULL, 1, 63, "the name by which a destination knows this output again",
 	  "Destinations remember for each writer what they hold. Without a name the writer is made of the "
 	  "output's URL, tables and actions, and is another one when these change: what was not yet "
-	  "confirmed at a crash then comes again. Of letters, digits, '-', '_' and '.'; each output needs "
+	  "confirmed at a crash then comes again. With a name, other tables and actions hold for what is "
+	  "behind the last event that was delivered. Of letters, digits, '-', '_' and '.'; each output needs "
 	  "its own." },
 	{ "key-columns", 0, OPTION_LIST, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(key_columns),
 	  "stream subscribe", "COLUMNS", .help = "columns of the message's key, where a destination has keys",
@@ -118,6 +119,9 @@ const struct option options[] = {
 	  "messages sent and not taken yet; 0: what is good for the destination" },
 	{ "variant", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(variant),
 	  "stream subscribe", "pgwalstreams", .help = "write as that relative of wal-listener does" },
+	{ "cloudevents-mode", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(cloudevents_mode),
+	  "stream subscribe", "structured|binary", "structured", .help = "where the attributes of a CloudEvent are",
+	  .more = "In binary mode they are headers of the message, where a destination has headers." },
 	{ "recorded-at", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(recorded_at),
 	  "stream subscribe", .def = "false", .help = "add recorded_at (pgevents)" },
 	{ "transactions", 0, OPTION_BOOL, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(transactions),

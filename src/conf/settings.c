@@ -369,10 +369,14 @@ static void mask_value(struct strbuf *out, struct str name, struct str value)
 		strbuf_str(out, value);
 }
 
-/* A conninfo without its secrets: a URI, or keywords as libpq reads them. */
-static void mask_conninfo(struct strbuf *out, struct str s)
+/* A URI, or keywords as libpq reads them. */
+void settings_mask(struct strbuf *out, struct str s)
 {
-	if (str_starts(s, STR("postgres://")) || str_starts(s, STR("postgresql://"))) {
+	size_t n = 0;
+
+	while (n < s.n && (isalnum((unsigned char)s.p[n]) || strchr("+-.", s.p[n])))
+		n++;
+	if (str_starts(str_from(s, n), STR("://"))) {
 		url_mask(out, s);
 		return;
 	}
@@ -473,7 +477,7 @@ static void print_option(FILE *f, const char *indent, const struct option *o, co
 	else if (o->type == OPTION_INT)
 		fprintf(f, "%lld", (long long)*(const int64_t *)at);
 	else if (o->flags & OPTION_SECRET)
-		print_masked(f, *(const char *const *)at, mask_conninfo);
+		print_masked(f, *(const char *const *)at, settings_mask);
 	else
 		print_quoted(f, str_c(*(const char *const *)at), false);
 	fputc('\n', f);

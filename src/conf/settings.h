@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/strbuf.h"
 
 #include <stdio.h>
 
@@ -36,6 +37,7 @@ struct output_settings {
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
+	const char *cloudevents_mode;
 	uint64_t given[2]; /* a bit for each row of the table that was said of this output alone */
 };
 
@@ -68,9 +70,9 @@ struct settings {
 	int64_t attempts;         /* 0: as it is */
 	int64_t lease;            /* seconds */
 	int64_t max_sleep;        /* ms */
-	const char *letters; /* file of dead letters, for replay */
-	const char *file;    /* the YAML file these came from, or NULL */
-	int64_t seconds;     /* 0: until interrupted */
+	const char *letters;      /* file of dead letters, for replay */
+	const char *file;         /* the YAML file these came from, or NULL */
+	int64_t seconds;          /* 0: until interrupted */
 	bool json, yes;
 	bool help, print_config; /* asked for on the command line */
 	const char *preset;      /* NULL: none */
@@ -101,6 +103,9 @@ int settings_check_reload(const struct settings *old, const struct settings *new
 
 /* Writes them as YAML that could be read again, but for secrets, which are shown as "***". */
 void settings_print(const struct settings *s, FILE *f);
+
+/* Appends a connection's text or an output's URL with "***" for its secrets. */
+void settings_mask(struct strbuf *out, struct str text);
 
 void settings_release(struct settings *s);
 

@@ -86,6 +86,22 @@ static int check_writer(const struct output_settings *os, struct err *err)
 	return 0;
 }
 
+static int make_headers(struct output *o, const struct output_settings *os, struct err *err)
+{
+	if (!o->format->headers || !is(os->cloudevents_mode, "binary"))
+		return 0;
+	o->encode.headers = o->driver->headers;
+	if (!o->encode.headers)
+		return err_set(err, ERR_CONFIG,
+			       "cloudevents_mode is binary, but messages to %s have no headers",
+			       o->driver->name);
+	if (output_refusal(os) == REFUSED_DEAD_LETTER)
+		return err_set(err, ERR_CONFIG,
+			       "cloudevents_mode is binary, but dead letters keep no headers: use "
+			       "structured, or another on_refused");
+	return 0;
+}
+
 static int make_compressor(struct output *o, const struct output_settings *os, struct err *err)
 {
 	o->compressor = compressor_new(os->compress);
@@ -137,7 +153,7 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 	if (make_tags(o, &os->tags, err))
 		return -1;
 	if (make_address(o, os, arena, err) || make_compressor(o, os, err) ||
-	    check_refusal(os, err) || check_writer(os, err))
+	    make_headers(o, os, err) || check_refusal(os, err) || check_writer(os, err))
 		return err_add(err, "output %s", mask(arena, os->to));
 	return filter_init(&o->filter, arena, os->tables.n ? &os->tables : &s->tables,
 			   os->actions.n ? &os->actions : &s->actions, err);
@@ -272,7 +288,7 @@ static void put_key(const struct output *o, const struct event *e, struct strbuf
 	(o->format->key ? o->format->key : encode_key)(&o->encode, e, out);
 }
 
-/* Address, key and table of the message, into the batch's meta. */
+/* Address, key, table and headers of the message, into the batch's meta. */
 static void put_meta(struct output *o, const struct event *e, struct batch *b, struct message *m)
 {
 	struct strbuf *meta = &b->meta;
@@ -291,6 +307,10 @@ static void put_meta(struct output *o, const struct event *e, struct batch *b, s
 		strbuf_str(meta, e->rel->name);
 	}
 	m->table_n = (uint32_t)(meta->n - at);
+	at = meta->n;
+	if (o->encode.headers)
+		o->format->headers(&o->encode, e, meta);
+	m->headers_n = (uint32_t)(meta->n - at);
 }
 
 /* A message that was huge does not keep its memory. */

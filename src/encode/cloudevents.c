@@ -1,7 +1,7 @@
 /*
- * CloudEvents 1.0 in structured mode. The subject is the row's key as JSON, or a message's prefix;
- * the data is what the native format says about the change itself. An event of a table without
- * a key has no subject.
+ * CloudEvents 1.0: in structured mode, or in binary mode with the attributes in headers. The
+ * subject is the row's key as JSON, or a message's prefix; the data is what the native format says
+ * about the change itself. An event of a table without a key has no subject.
  *
  * A domain event has its own id, type and data; its stream is the subject. What else it has are
  * extension attributes, among them the position that is the id of other events.
@@ -11,6 +11,7 @@
 #include "base/base64.h"
 #include "base/json.h"
 #include "base/time.h"
+#include "base/url.h"
 #include "base/utf8.h"
 #include "encode/quote.h"
 #include "encode/row.h"
@@ -251,11 +252,44 @@ void cloudevents_data(const struct encode_options *o, const struct event *e, str
 	out->n--;
 }
 
+static void put_header(const struct header_style *style, const char *name, struct str value,
+		       struct strbuf *out)
+{
+	bool is_type = strcmp(name, "datacontenttype") == 0;
+
+	if (value.n == 0 || (is_type && !style->type))
+		return;
+	strbuf_printf(out, "%s%s", is_type ? "" : style->prefix, is_type ? style->type : name);
+	strbuf_ch(out, '\0');
+	if (style->escaped)
+		url_escape_header(out, value);
+	else
+		strbuf_str(out, value);
+	strbuf_ch(out, '\0');
+}
+
+static void cloudevents_headers(const struct encode_options *o, const struct event *e,
+				struct strbuf *out)
+{
+	struct strbuf value = { 0 };
+
+	for (const struct cloudevents_attribute *a = cloudevents_attributes; a->name; a++) {
+		value.n = 0;
+		a->value(o, e, &value);
+		put_header(o->headers, a->name, strbuf_view(&value), out);
+	}
+	strbuf_release(&value);
+}
+
 static bool cloudevents_event(const struct encode_options *o, const struct event *e,
 			      struct strbuf *out)
 {
 	if (!(ACTION_BIT(e->action) & ACTIONS_ALL))
 		return false;
+	if (o->headers) {
+		cloudevents_data(o, e, out);
+		return true;
+	}
 	strbuf_ch(out, '{');
 	for (const struct cloudevents_attribute *a = cloudevents_attributes; a->name; a++) {
 		size_t before = out->n, at;
@@ -293,7 +327,8 @@ static bool cloudevents_position(struct str message, struct position *p)
 
 const struct format format_cloudevents = {
 	.name = "cloudevents",
-	.help = "CloudEvents 1.0, structured",
+	.help = "CloudEvents 1.0",
 	.event = cloudevents_event,
+	.headers = cloudevents_headers,
 	.position = cloudevents_position,
 };

@@ -12,6 +12,13 @@ enum number_style { NUMBER_JSON, NUMBER_STRING };
 enum bytea_style { BYTEA_HEX, BYTEA_BASE64 };
 enum time_style { TIME_ISO, TIME_EPOCH_US };
 
+/* How a destination writes the headers of messages. */
+struct header_style {
+	const char *prefix; /* of attributes' names */
+	const char *type;   /* the header of the content type; NULL: the driver says it by itself */
+	bool escaped;       /* values have only visible ASCII, all else in percents */
+};
+
 /* How values and envelopes are written; one per output. */
 struct encode_options {
 	enum number_style numeric;
@@ -21,10 +28,11 @@ struct encode_options {
 	struct str tags;                /* a JSON object without blanks, or empty */
 	const char *const *key_columns; /* of the message's key; none: the replica identity's */
 	size_t nkey_columns;
-	bool colour;         /* pretty */
-	const char *variant; /* wal-listener: "" or "pgwalstreams" */
-	bool recorded_at;    /* pgevents */
-	bool transactions;   /* wal2json: show B and C */
+	bool colour;                        /* pretty */
+	const char *variant;                /* wal-listener: "" or "pgwalstreams" */
+	bool recorded_at;                   /* pgevents */
+	bool transactions;                  /* wal2json: show B and C */
+	const struct header_style *headers; /* cloudevents: attributes are headers; NULL: they are not */
 	/* debezium, see its file; NULL means the default */
 	const char *decimal_mode, *time_precision, *interval_mode, *binary_mode, *hstore_mode;
 };
@@ -39,6 +47,9 @@ struct format {
 	/* Appends one message without a newline at its end and without any newline inside (pretty
 	 * aside). Returns false and appends nothing when this format has nothing for the event. */
 	bool (*event)(const struct encode_options *o, const struct event *e, struct strbuf *out);
+	/* Appends what goes into the message's headers, NAME 0 VALUE 0 of each, where o->headers
+	 * says how; NULL: nothing ever does. */
+	void (*headers)(const struct encode_options *o, const struct event *e, struct strbuf *out);
 	/* Appends the message's key (brokers that have one: the JSON of the replica identity), or
 	 * NULL: encode_key. */
 	void (*key)(const struct encode_options *o, const struct event *e, struct strbuf *out);

@@ -237,9 +237,23 @@ static int listen_to(struct sink *s, struct err *err)
 
 /* ---- publishing ---- */
 
-static void set_properties(const struct sink *s, const struct message *m, char id[POSITION_LEN],
-			   amqp_table_entry_t *origin, amqp_basic_properties_t *p)
+#define MOST_HEADERS 8
+
+static void set_header(amqp_table_t *headers, const char *name, const char *value)
 {
+	headers->entries[headers->num_entries++] = (amqp_table_entry_t){
+		amqp_cstring_bytes(name),
+		{ .kind = AMQP_FIELD_KIND_UTF8, .value.bytes = amqp_cstring_bytes(value) },
+	};
+}
+
+static void set_properties(const struct sink *s, const struct batch *b, uint32_t i,
+			   char id[POSITION_LEN], amqp_basic_properties_t *p)
+{
+	const struct message *m = &b->messages[i];
+	struct str rest = batch_headers(b, i);
+	const char *name, *value;
+
 	p->_flags |= AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
 		     AMQP_BASIC_APP_ID_FLAG | AMQP_BASIC_HEADERS_FLAG;
 	p->content_type = amqp_cstring_bytes("application/json");
@@ -250,10 +264,9 @@ static void set_properties(const struct sink *s, const struct message *m, char i
 	position_print(m->position, id);
 	p->message_id = (amqp_bytes_t){ POSITION_LEN, id };
 	p->app_id = amqp_cstring_bytes("pgherald");
-	origin->key = amqp_cstring_bytes("origin");
-	origin->value = (amqp_field_value_t){ .kind = AMQP_FIELD_KIND_UTF8,
-					      .value.bytes = amqp_cstring_bytes(s->origin) };
-	p->headers = (amqp_table_t){ 1, origin };
+	set_header(&p->headers, "origin", s->origin);
+	while (p->headers.num_entries < MOST_HEADERS && batch_next_header(&rest, &name, &value))
+		set_header(&p->headers, name, value);
 	if (m->time > 0) {
 		p->_flags |= AMQP_BASIC_TIMESTAMP_FLAG;
 		p->timestamp = (uint64_t)m->time / 1000000;
@@ -285,12 +298,16 @@ static int publish(struct sink *s, const struct batch *b, uint32_t i, struct err
 	const struct message *m = &b->messages[i];
 	amqp_basic_properties_t p = { ._flags = AMQP_BASIC_DELIVERY_MODE_FLAG,
 				      .delivery_mode = AMQP_DELIVERY_PERSISTENT };
-	amqp_table_entry_t origin;
+	amqp_table_entry_t headers[MOST_HEADERS];
 	char id[POSITION_LEN];
 	int status;
 
+	if (a->bare && m->headers_n)
+		return err_set(err, ERR_CONFIG,
+			       "properties=none leaves no headers for cloudevents_mode=binary");
+	p.headers.entries = headers;
 	if (!a->bare)
-		set_properties(s, m, id, &origin, &p);
+		set_properties(s, b, i, id, &p);
 	status = amqp_basic_publish(a->conn.state, AMQP_CHANNEL, amqp_cstring_bytes(a->exchange),
 				    amqp_str(batch_address(b, i)), a->mandatory, false, &p,
 				    amqp_str(batch_body(b, i)));
@@ -433,8 +450,11 @@ static const struct sink_param params[] = {
 	{ 0 },
 };
 
+static const struct header_style headers = { "cloudEvents:", NULL, false };
+
 const struct sink_driver sink_amqp = {
 	.name = "amqp",
+	.headers = &headers,
 	.schemes = (const char *const[]){ "amqp", "amqps", NULL },
 	.help = "amqp://HOST/VHOST?exchange=NAME  publishes to RabbitMQ; taken when it has "
 		"confirmed",

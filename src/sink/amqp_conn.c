@@ -160,6 +160,8 @@ static int connect_host(struct amqp_conn *c, const struct amqp_wanted *w,
 	amqp_set_handshake_timeout(c->state, &(struct timeval){ ANSWER_S, 0 });
 	amqp_set_rpc_timeout(c->state, &(struct timeval){ ANSWER_S, 0 });
 	status = amqp_socket_open_noblock(socket, host->host, port, &most);
+	if (status == AMQP_STATUS_SOCKET_ERROR)
+		return err_set(err, ERR_RETRY, "%s: no broker answers there", what);
 	if (status != AMQP_STATUS_OK)
 		return amqp_conn_fail(c, what, status, err);
 	c->fd = amqp_get_sockfd(c->state);

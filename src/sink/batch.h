@@ -11,8 +11,8 @@
 struct message {
 	size_t at; /* in body; the message's bytes are followed by a newline that is not part */
 	size_t n;
-	size_t meta; /* in batch.meta: address, key and table, one behind the other */
-	uint32_t address_n, key_n, table_n;
+	size_t meta; /* in batch.meta: address, key, table and headers, one behind the other */
+	uint32_t address_n, key_n, table_n, headers_n;
 	struct position position;
 	int64_t time; /* of the commit, microseconds since 1970-01-01 UTC */
 	uint8_t part; /* 0, and counting up where an event is more than one message */
@@ -57,6 +57,26 @@ static inline struct str batch_table(const struct batch *b, uint32_t i)
 	const struct message *m = &b->messages[i];
 
 	return (struct str){ b->meta.p + m->meta + m->address_n + m->key_n, m->table_n };
+}
+
+/* NAME 0 VALUE 0 of each, as the driver's style of headers has them. */
+static inline struct str batch_headers(const struct batch *b, uint32_t i)
+{
+	const struct message *m = &b->messages[i];
+
+	return (struct str){ b->meta.p + m->meta + m->address_n + m->key_n + m->table_n,
+			     m->headers_n };
+}
+
+/* Takes the next name and value, both terminated; false when there is none. */
+static inline bool batch_next_header(struct str *rest, const char **name, const char **value)
+{
+	if (rest->n == 0)
+		return false;
+	*name = rest->p;
+	*value = *name + strlen(*name) + 1;
+	*rest = str_from(*rest, (size_t)(*value + strlen(*value) + 1 - rest->p));
+	return true;
 }
 
 /* The message that is put in next; the caller fills it in and then counts n up. */

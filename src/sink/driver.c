@@ -1,8 +1,10 @@
 #include "sink/driver.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* The build makes two lists of meson.build's table of drivers. */
 #define DRIVER(name) extern const struct sink_driver sink_##name;
@@ -107,9 +109,12 @@ int param_check(const struct sink_param *row, const char *value, struct err *err
 
 	switch (row->type) {
 	case PARAM_TEXT:
+	case PARAM_FILE:
 		if ((int64_t)n < row->min || (int64_t)n > row->max)
 			return err_set(err, ERR_CONFIG, "its length is not from %lld to %lld",
 				       (long long)row->min, (long long)row->max);
+		if (row->type == PARAM_FILE && access(value, R_OK) != 0)
+			return err_set(err, ERR_CONFIG, "cannot read %s: %s", value, strerror(errno));
 		return 0;
 	case PARAM_INT:
 		if (!is_int(row, value))
@@ -130,14 +135,26 @@ int param_check(const struct sink_param *row, const char *value, struct err *err
 	return 0;
 }
 
+static int unknown_param(const struct sink_driver *d, const char *name, struct err *err)
+{
+	struct strbuf names = { 0 };
+
+	for (const struct sink_param *row = d->params; row && row->name; row++)
+		strbuf_printf(&names, "%s%s", names.n ? ", " : "", row->name);
+	err_set(err, ERR_CONFIG,
+		"%s: has no parameter \"%.50s\"; there are %s%sthe options of outputs", d->name,
+		name, names.n ? strbuf_cstr(&names) : "", names.n ? " and " : "");
+	strbuf_release(&names);
+	return -1;
+}
+
 static int check_params(const struct sink_driver *d, const struct url *url, struct err *err)
 {
 	for (size_t i = 0; i < url->nparams; i++) {
 		const struct sink_param *row = find_row(d, url->params[i].name);
 
 		if (!row)
-			return err_set(err, ERR_CONFIG, "%s: has no parameter \"%.50s\"",
-				       url->scheme, url->params[i].name);
+			return unknown_param(d, url->params[i].name, err);
 		if (param_check(row, url->params[i].value, err))
 			return err_add(err, "%s", url->params[i].name);
 	}

@@ -10,10 +10,12 @@
 #include "sink/batch.h"
 
 struct sink;
+struct header_style;
 struct mark;
 
 enum param_type {
 	PARAM_TEXT,   /* min..max bytes */
+	PARAM_FILE,   /* likewise, and the name of a file that can be read */
 	PARAM_INT,    /* min..max */
 	PARAM_BOOL,   /* true or false */
 	PARAM_CHOICE, /* one of arg, "a|b" */
@@ -36,15 +38,15 @@ int param_check(const struct sink_param *row, const char *value, struct err *err
 /* Rows that every driver with TLS has. */
 #define PARAMS_TLS                                                                                 \
 	{ "ca",                                                                                    \
-	  PARAM_TEXT,                                                                              \
+	  PARAM_FILE,                                                                              \
 	  "FILE",                                                                                  \
 	  NULL,                                                                                    \
 	  1,                                                                                       \
 	  4096,                                                                                    \
 	  "trust this certificate authority; default: the system's" },                             \
-		{ "cert", PARAM_TEXT, "FILE", NULL, 1, 4096, "client certificate" },               \
+		{ "cert", PARAM_FILE, "FILE", NULL, 1, 4096, "client certificate" },               \
 	{                                                                                          \
-		"cert_key", PARAM_TEXT, "FILE", NULL, 1, 4096, "its private key"                   \
+		"cert_key", PARAM_FILE, "FILE", NULL, 1, 4096, "its private key"                   \
 	}
 
 struct sink_driver {
@@ -61,8 +63,9 @@ struct sink_driver {
 	/* What it holds ends with one position, whoever wrote it: messages of several orders (the
 	 * partitions of a subscription) cannot be told apart. */
 	bool one_order;
-	bool keys;       /* messages have keys */
-	bool nulls;      /* and may have no body, which deletes the key */
+	bool keys;                          /* messages have keys */
+	bool nulls;                         /* and may have no body, which deletes the key */
+	const struct header_style *headers; /* NULL: messages have none */
 	bool compressed; /* messages may be; sink->content_encoding says so to the receiver */
 
 	uint32_t max_in_flight; /* messages not taken, when the user says nothing; 0: no limit */

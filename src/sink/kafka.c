@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "encode/encode.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -384,19 +385,37 @@ static size_t print_message_id(const struct message *m, char id[POSITION_LEN + 2
 	return POSITION_LEN + 2;
 }
 
-static rd_kafka_resp_err_t produce(struct kafka *k, const struct batch *b, uint32_t i)
+/* The id and what the format has; the library frees them once it has taken the message. */
+static rd_kafka_headers_t *make_headers(const struct batch *b, uint32_t i)
 {
-	struct str body = batch_body(b, i), key = batch_key(b, i);
+	struct str rest = batch_headers(b, i);
+	rd_kafka_headers_t *headers = rd_kafka_headers_new(8);
+	const char *name, *value;
 	char id[POSITION_LEN + 2];
 	size_t n = print_message_id(&b->messages[i], id);
 
+	rd_kafka_header_add(headers, "id", -1, id, (ssize_t)n);
+	while (batch_next_header(&rest, &name, &value))
+		rd_kafka_header_add(headers, name, -1, value, -1);
+	return headers;
+}
+
+static rd_kafka_resp_err_t produce(struct kafka *k, const struct batch *b, uint32_t i)
+{
+	struct str body = batch_body(b, i), key = batch_key(b, i);
+	rd_kafka_headers_t *headers = make_headers(b, i);
+	rd_kafka_resp_err_t failed;
+
 	/* Neither copied nor freed by the library: the batch stays until it is taken. */
-	return rd_kafka_producev(
+	failed = rd_kafka_producev(
 		k->rk, RD_KAFKA_V_RKT(find_topic(k, batch_address(b, i))), RD_KAFKA_V_MSGFLAGS(0),
 		RD_KAFKA_V_KEY(key.n ? key.p : NULL, key.n),
 		RD_KAFKA_V_VALUE(b->messages[i].null ? NULL : (void *)(uintptr_t)body.p, body.n),
-		RD_KAFKA_V_HEADER("id", id, (ssize_t)n),
-		RD_KAFKA_V_OPAQUE((void *)(uintptr_t)(b->first + i)), RD_KAFKA_V_END);
+		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE((void *)(uintptr_t)(b->first + i)),
+		RD_KAFKA_V_END);
+	if (failed)
+		rd_kafka_headers_destroy(headers);
+	return failed;
 }
 
 /* In a transaction nothing behind a refused message may be committed before that is dealt with. */
@@ -467,8 +486,11 @@ static int kafka_flush(struct sink *s, struct err *err)
 	return k->positions ? kafka_txn_commit(s, err) : kafka_settle(s, err);
 }
 
+static const struct header_style headers = { "ce_", "content-type", false };
+
 const struct sink_driver sink_kafka = {
 	.name = "kafka",
+	.headers = &headers,
 	.schemes = (const char *const[]){ "kafka", NULL },
 	.help = "kafka://HOST:9092,.../TOPIC  produces to Kafka; taken when all replicas "
 		"have it",

@@ -8,6 +8,7 @@
  * told to. It would queue without end, but the window bounds it.
  */
 #include "base/clock.h"
+#include "encode/encode.h"
 #include "sink/mqtt_conn.h"
 #include "sink/sink.h"
 
@@ -104,13 +105,23 @@ static void mqtt_close(struct sink *s)
 
 /* ---- sending ---- */
 
-static mosquitto_property *id_property(const struct message *m)
+static mosquitto_property *make_properties(const struct batch *b, uint32_t i)
 {
+	const struct message *m = &b->messages[i];
+	struct str rest = batch_headers(b, i);
 	mosquitto_property *properties = NULL;
+	const char *name, *value;
 	char id[POSITION_LEN + 1] = "";
 
 	position_print(m->position, id);
 	mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "id", id);
+	if (rest.n)
+		mosquitto_property_add_string(&properties, MQTT_PROP_CONTENT_TYPE,
+					      "application/json");
+	while (batch_next_header(&rest, &name, &value))
+		if (strcmp(name, "id") != 0) /* it is the same */
+			mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY,
+							   name, value);
 	return properties;
 }
 
@@ -139,7 +150,7 @@ static int send_one(struct sink *s, const struct batch *b, uint32_t i, struct er
 {
 	struct mqtt *q = s->state;
 	struct str topic = batch_address(b, i), body = batch_body(b, i);
-	mosquitto_property *properties = q->conn.v5 ? id_property(&b->messages[i]) : NULL;
+	mosquitto_property *properties = q->conn.v5 ? make_properties(b, i) : NULL;
 	int mid = 0, rc = MOSQ_ERR_PAYLOAD_SIZE;
 
 	if (body.n <= MQTT_MAX_PAYLOAD)
@@ -169,6 +180,12 @@ static int send_one(struct sink *s, const struct batch *b, uint32_t i, struct er
 static int mqtt_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,
 		     struct err *err)
 {
+	struct mqtt *q = s->state;
+
+	if (!q->conn.v5 && b->messages[from].headers_n)
+		return err_set(err, ERR_CONFIG,
+			       "MQTT 3.1.1 has no headers for cloudevents_mode=binary: use "
+			       "version=5");
 	for (uint32_t i = from; i < to; i++)
 		if (send_one(s, b, i, err))
 			return -1;
@@ -196,8 +213,11 @@ static bool plain(unsigned char c)
 	return c >= 0x20 && c != 0x7f && !strchr("/+#$%", c);
 }
 
+static const struct header_style headers = { "", NULL, false };
+
 const struct sink_driver sink_mqtt = {
 	.name = "mqtt",
+	.headers = &headers,
 	.schemes = (const char *const[]){ "mqtt", "mqtts", NULL },
 	.help = "mqtt://HOST/TOPIC  publishes over MQTT; taken when the broker has answered",
 	.params = params,

@@ -17,6 +17,7 @@
 #include "sink/nats.h"
 
 #include "base/clock.h"
+#include "encode/encode.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -220,8 +221,9 @@ static int serve_until_answered(struct sink *s, struct err *err)
 static natsStatus make_message(struct sink *s, const struct batch *b, uint32_t i, natsMsg **m)
 {
 	struct nats *n = s->state;
-	struct str body = batch_body(b, i);
+	struct str body = batch_body(b, i), headers = batch_headers(b, i);
 	char reply[128], note[NATS_NOTE_SIZE];
+	const char *name, *value;
 	natsStatus st;
 
 	n->subject.n = 0;
@@ -237,6 +239,8 @@ static natsStatus make_message(struct sink *s, const struct batch *b, uint32_t i
 		nats_note(s, b, i, note);
 		st = natsMsgHeader_Set(*m, NATS_NOTE, note);
 	}
+	while (!st && batch_next_header(&headers, &name, &value))
+		st = natsMsgHeader_Set(*m, name, value);
 	return st;
 }
 
@@ -268,7 +272,8 @@ static bool is_refused(struct sink *s, const struct batch *b, uint32_t i)
 {
 	struct nats *n = s->state;
 	struct str address = batch_address(b, i);
-	size_t headers = NATS_HEADERS + (n->chained || n->noted ? NATS_HEADERS_MORE : 0);
+	size_t headers = NATS_HEADERS + (n->chained || n->noted ? NATS_HEADERS_MORE : 0) +
+			 2 * (size_t)b->messages[i].headers_n;
 
 	if (address.n > SUBJECT_MOST)
 		sink_refuse(s, b->first + i, "its subject is longer than 2048 bytes");
@@ -392,15 +397,18 @@ static const struct sink_param params[] = {
 	{ "ack_wait", PARAM_INT, "SECONDS", "10", 1, 3600,
 	  "connect again when no acknowledgement comes for so long" },
 	{ "token", PARAM_TEXT, "TOKEN", NULL, 1, 4096, "authenticate with a token" },
-	{ "creds", PARAM_TEXT, "FILE", NULL, 1, 4096, "authenticate with a .creds file" },
+	{ "creds", PARAM_FILE, "FILE", NULL, 1, 4096, "authenticate with a .creds file" },
 	{ "nkey", PARAM_TEXT, "KEY", NULL, 1, 255, "authenticate with this public nkey, U..." },
-	{ "nkey_seed", PARAM_TEXT, "FILE", NULL, 1, 4096, "the file with its seed" },
+	{ "nkey_seed", PARAM_FILE, "FILE", NULL, 1, 4096, "the file with its seed" },
 	PARAMS_TLS,
 	{ 0 },
 };
 
+static const struct header_style headers = { "ce-", "ce-datacontenttype", true };
+
 const struct sink_driver sink_nats = {
 	.name = "nats",
+	.headers = &headers,
 	.schemes = (const char *const[]){ "nats", "tls", NULL },
 	.help = "nats://HOST[:4222]/SUBJECT  publishes to JetStream; taken when it acknowledged",
 	.params = params,

@@ -108,6 +108,14 @@ static bool is_one_of(natsStatus st, const natsStatus *list)
 	return *list != NATS_OK;
 }
 
+/* The library's words, without the place in its source that they begin with: "(conn.c:2088): ". */
+static const char *bare(const char *why)
+{
+	const char *end = why && *why == '(' ? strstr(why, "): ") : NULL;
+
+	return end ? end + 3 : why ? why : "";
+}
+
 static int explain(const struct url_host *h, natsStatus st, struct err *err)
 {
 	static const natsStatus users[] = { NATS_SSL_ERROR,
@@ -117,15 +125,18 @@ static int explain(const struct url_host *h, natsStatus st, struct err *err)
 					    NATS_SECURE_CONNECTION_REQUIRED,
 					    NATS_ERR,
 					    NATS_OK };
-	const char *why = nats_GetLastError(NULL);
+	int port = h->port ? h->port : 4222;
+	const char *why = bare(nats_GetLastError(NULL));
 
 	if (st == NATS_CONNECTION_AUTH_FAILED)
 		return err_set(err, ERR_CONFIG,
 			       "NATS at %s does not let us in: user and password, token or "
 			       "credentials are wrong or missing",
 			       h->host);
-	return err_set(err, is_one_of(st, users) ? ERR_CONFIG : ERR_RETRY, "NATS at %s: %s%s%s%s",
-		       h->host, natsStatus_GetText(st), why && *why ? ": " : "", why ? why : "",
+	if (st == NATS_NO_SERVER)
+		return err_set(err, ERR_RETRY, "NATS at %s:%d: no server answers", h->host, port);
+	return err_set(err, is_one_of(st, users) ? ERR_CONFIG : ERR_RETRY, "NATS at %s:%d: %s%s%s%s",
+		       h->host, port, natsStatus_GetText(st), *why ? ": " : "", why,
 		       st == NATS_SECURE_CONNECTION_REQUIRED ? "; use tls://"
 		       : st == NATS_SECURE_CONNECTION_WANTED ? "; it has no TLS, use nats://"
 							     : "");

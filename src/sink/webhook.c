@@ -119,17 +119,6 @@ static void put_target(struct strbuf *out, const struct sink_driver *d, const st
 	strbuf_release(&text);
 }
 
-/* As RFC 3986 escapes: a header takes no other bytes. */
-static void put_escaped(struct strbuf *out, const char *text)
-{
-	for (const char *c = text; *c; c++)
-		if (*c > ' ' && *c < 127 && *c != '%')
-			strbuf_ch(out, *c);
-		else
-			strbuf_printf(out, "%%%02X", (unsigned char)*c);
-	strbuf_cstr(out);
-}
-
 static const char *content_type(const struct sink *s, bool array)
 {
 	if (strcmp(s->format->name, "cloudevents") == 0)
@@ -229,7 +218,8 @@ static int webhook_open(struct sink *s, struct err *err)
 	pthread_once(&once, init_curl);
 	w->array = (uint32_t)sink_int(s, "batch");
 	put_target(&w->target, s->driver, &s->url);
-	put_escaped(&w->origin, s->origin);
+	url_escape_header(&w->origin, str_c(s->origin));
+	strbuf_cstr(&w->origin);
 	w->content_type = content_type(s, w->array > 1);
 	if (w->array > 1 && strcmp(s->format->name, "pretty") == 0)
 		return err_set(err, ERR_CONFIG, "format pretty is no JSON; batch wants another one");
@@ -259,16 +249,21 @@ static void add_header(struct lane *lane, const char *name, const char *value)
 	strbuf_release(&line);
 }
 
-static void set_headers(struct sink *s, struct lane *lane, struct position first, struct str body)
+static void set_headers(struct sink *s, struct lane *lane, const struct item *first, struct str body)
 {
 	struct webhook *w = s->state;
+	struct str rest = batch_headers(first->b, first->i);
+	const char *name, *value;
 	char id[POSITION_LEN + 1] = "", time[32];
 	struct strbuf signature = { 0 };
 
-	position_print(first, id);
+	position_print(first->b->messages[first->i].position, id);
 	snprintf(time, sizeof(time), "%lld", (long long)(clock_wall_us() / 1000000));
 	curl_slist_free_all(lane->headers);
-	lane->headers = curl_slist_append(NULL, w->content_type);
+	lane->headers =
+		curl_slist_append(NULL, rest.n ? "Content-Type: application/json" : w->content_type);
+	while (batch_next_header(&rest, &name, &value))
+		add_header(lane, name, value);
 	add_header(lane, "webhook-id", id);
 	add_header(lane, "webhook-timestamp", time);
 	if (w->signer.mac) {
@@ -317,7 +312,7 @@ static void post(struct sink *s, struct lane *lane)
 
 	lane->answer_n = 0;
 	lane->error[0] = '\0';
-	set_headers(s, lane, first->b->messages[first->i].position, body);
+	set_headers(s, lane, first, body);
 	curl_easy_setopt(lane->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body.n);
 	curl_easy_setopt(lane->easy, CURLOPT_POSTFIELDS, body.p);
 	curl_multi_add_handle(w->multi, lane->easy);
@@ -502,6 +497,10 @@ static int webhook_send(struct sink *s, const struct batch *b, uint32_t from, ui
 {
 	struct webhook *w = s->state;
 
+	if (w->array > 1 && b->messages[from].headers_n)
+		return err_set(err, ERR_CONFIG,
+			       "an array has no headers for cloudevents_mode=binary: leave out "
+			       "batch=");
 	for (uint32_t i = from; i < to; i++)
 		items_put(&w->queue, (struct item){ b, i });
 	return 0;
@@ -585,8 +584,11 @@ static const struct sink_param params[] = {
 	{ 0 },
 };
 
+static const struct header_style headers = { "ce-", NULL, true };
+
 const struct sink_driver sink_webhook = {
 	.name = "webhook",
+	.headers = &headers,
 	.schemes = (const char *const[]){ "http", "https", NULL },
 	.help = "https://HOST/PATH  posts events; taken when the answer is 2xx",
 	.params = params,

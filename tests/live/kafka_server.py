@@ -1,5 +1,5 @@
 """Kafka for the tests, read with kcat: librdkafka's mock cluster, which every machine with the library
-has, and kfake, a broker in Go, for what the mock lacks."""
+has, and kfake, a broker in Go, for what the mock lacks; and a real one where there is one."""
 import collections
 import json
 import os
@@ -16,16 +16,18 @@ import herald
 import postgres
 
 FOLDER = os.path.dirname(herald.PROGRAM)
+REAL = os.environ.get("PGHERALD_TEST_KAFKA")
 PRODUCE, INIT_PRODUCER_ID = 0, 22  # API keys
 NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error codes
 
-Message = collections.namedtuple("Message", "topic partition offset key id body")
+Message = collections.namedtuple("Message", "topic partition offset key id body headers")
 
 
 class Broker:
     """What both have. `brokers` is what clients are told."""
 
     process = None
+    positions = "pgherald-positions"
     options = ()  # of kcat
 
     def spawn(self, *argv):
@@ -113,6 +115,24 @@ class Kfake(Broker):
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
+class Real(Broker):
+    """The brokers that PGHERALD_TEST_KAFKA=HOST:PORT names, which must make topics that are missing.
+    All topics get a prefix of this object's own."""
+
+    made = 0
+
+    def __init__(self):
+        Real.made += 1
+        self.brokers = REAL
+        self.prefix = f"pgherald-test-{os.getpid()}-{Real.made}-{postgres.free_port()}-"
+
+    def url(self, template="", user="", **params):
+        return super().url(self.prefix + template, user, positions=self.prefix + self.positions, **params)
+
+    def read(self, topic):
+        return super().read(self.prefix + topic)
+
+
 def find_kfake():
     if not os.path.exists(f"{herald.REPO}/build-test/kfake"):
         done = subprocess.run([f"{herald.REPO}/script/fetch-kafka"], text=True, capture_output=True)
@@ -133,5 +153,5 @@ def read(brokers, topic, *options):
         m = json.loads(line)
         headers = dict(zip(m["headers"][::2], m["headers"][1::2])) if m.get("headers") else {}
         messages.append(Message(m["topic"], m["partition"], m["offset"], m["key"], headers.get("id"),
-                                m["payload"]))
+                                m["payload"], headers))
     return messages

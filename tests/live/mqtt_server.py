@@ -7,7 +7,7 @@ import threading
 import postgres
 from daemon import Daemon
 
-Message = collections.namedtuple("Message", "topic retain id body")
+Message = collections.namedtuple("Message", "topic retain id body properties")
 
 
 class Mosquitto(Daemon):
@@ -81,7 +81,8 @@ class Subscriber:
         for line in self.process.stdout:
             m = json.loads(line)
             properties = m.get("properties", {}).get("user-properties", {})
-            self.messages.append(Message(m["topic"], m["retain"], properties.get("id"), m["payload"]))
+            self.messages.append(Message(m["topic"], m["retain"], properties.get("id"), m["payload"],
+                                         m.get("properties", {})))
 
     def wait_for(self, condition):
         postgres.wait_until(condition, "messages")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import delivery
+import herald as program
 import kafka_server
 import postgres
 from amqp_server import Rabbit
@@ -117,3 +118,131 @@ def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_
         stream.wait_confirmed(db)
         delivery.check(events(), {"a": range(1, LAST + 1)}, repeats=True)
         stream.stop()
+
+
+# CloudEvents with their attributes in headers
+
+
+@contextlib.contextmanager
+def nats_headers():
+    server = NatsServer().start()
+
+    def read():
+        _, headers, body = server.messages("S")[0]
+        return dict(line.split(": ", 1) for line in headers.split("\r\n")[1:] if line), body
+    yield server.url("?stream=S"), "ce-", True, ("ce-datacontenttype", "application/json"), read
+    server.remove()
+
+
+@contextlib.contextmanager
+def amqp_headers():
+    with Rabbit() as server:
+        queue = server.bind("x")
+
+        def read():
+            message, = server.take(queue)
+            return {**message.headers, "type": message.properties["content_type"]}, message.body
+        yield server.url(exchange="x"), "cloudEvents:", False, ("type", "application/json"), read
+
+
+@contextlib.contextmanager
+def kafka_headers():
+    with contextlib.closing(kafka_server.Kfake()) as server:
+        def read():
+            message, = server.read("all")
+            return message.headers, message.body
+        yield server.url("all"), "ce_", False, ("content-type", "application/json"), read
+
+
+@contextlib.contextmanager
+def mqtt_headers():
+    server = Mosquitto()
+    reader = server.subscribe()
+
+    def read():
+        message, = reader.wait(1)
+        properties = message.properties
+        return {**properties["user-properties"], "t": properties["content-type"]}, message.body
+    yield server.url("all"), "", False, ("t", "application/json"), read
+    server.remove()
+
+
+@contextlib.contextmanager
+def webhook_headers():
+    server = Receiver()
+
+    def read():
+        request, = server.taken
+        return {name.lower(): value for name, value in request.headers.items()}, request.body
+    yield server.url(), "ce-", True, ("content-type", "application/json"), read
+    server.stop()
+
+
+@pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
+                                         webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald, destination):
+    # Given a table whose name is not ASCII, and one row
+    db.sql('create table "tä" (id int primary key)')
+    with destination() as (url, prefix, escaped, content_type, read):
+        stream = herald(db, "--to", url, "--format", "cloudevents", "--cloudevents-mode", "binary")
+        db.sql('insert into "tä" values (1)')
+        stream.wait_confirmed(db)
+        headers, body = read()
+
+        # then the body is the data, and the rest is in the headers
+        assert json.loads(body) == {"new": {"id": 1}}
+        assert len(headers[f"{prefix}id"]) == 25 and headers[f"{prefix}time"].endswith("Z")
+        kind, subject = "pgherald.public.tä.insert", '{"id":1}'
+        assert headers[f"{prefix}type"] == (kind.replace("ä", "%C3%A4") if escaped else kind)
+        assert headers[f"{prefix}subject"] == (subject.replace('"', "%22") if escaped else subject)
+        assert headers[f"{prefix}source"] == f"/pgherald/{db.name}/public/t%C3%A4".replace(
+            "%", "%25" if escaped else "%")
+        assert headers[f"{prefix}specversion"] == "1.0"
+        assert headers[content_type[0]] == content_type[1]
+        stream.stop()
+
+
+@pytest.mark.parametrize(("url", "words"), (
+    ("redis://h/x", "have no headers"), ("file:x", "have no headers"),
+    ("nats://h/x?on_refused=dead-letter&dead_letter=file:d", "dead letters keep no headers")))
+def test_cloudevents_in_binary_mode_where_there_are_no_headers(url, words):
+    done = program.run("stream", "dbname=x", "--to", url, "--format", "cloudevents",
+                       "--cloudevents-mode", "binary")
+    assert done.code == 78 and words in done.err
+
+
+@pytest.mark.parametrize("url", ("tls://h/x?stream=S&", "amqps://h/?", "kafka://h/x?", "rediss://h/x?", "mqtts://h/x?",
+                                 "https://h/x?"))
+def test_what_is_misspelt_or_cannot_be_read_is_named_before_anything_starts(url):
+    scheme = url.partition(":")[0]
+    done = program.run("stream", "dbname=x", "--to", f"{url}ca=/missing/ca.pem")
+    assert done.code == 78 and "ca: cannot read /missing/ca.pem: No such file" in done.err
+    if scheme != "https":  # where they belong to the target
+        done = program.run("stream", "dbname=x", "--to", f"{url}cu=x")
+        assert done.code == 78 and 'has no parameter \\"cu\\"; there are ' in done.err and " ca, cert" in done.err
+
+
+def test_a_writer_has_a_name_of_its_own():
+    done = program.run("stream", "dbname=x", "--to", "redis://h/x?writer=a", "--to", "mqtt://h/x?writer=a")
+    assert done.code == 78 and "two outputs are the writer a: give each a name of its own" in done.err
+    done = program.run("stream", "dbname=x", "--to", "redis://h/x?writer=a/b")
+    assert done.code == 78 and 'writer \\"a/b\\" may have only letters' in done.err
+
+
+@pytest.mark.parametrize("args", (
+    ("--to", "redis://:s3cret@127.0.0.1:1/x"), ("--to=redis://:s3cret@127.0.0.1:1/x",),
+    ("--to", "http://127.0.0.1:1/x?secret=s3cret"),
+    ("--to", "null:", "--dead-letter", "mqtt://a:s3cret@h/x")), ids=range(4))
+def test_passwords_are_not_in_the_title_of_the_process(db, herald, args):
+    # Given a password in a URL and one in the connection
+    known = db.conninfo
+    stream = program.Herald("stream", f"{known} password=s3cret", "--slot", db.slot, *args)
+    try:
+        stream.wait_until(lambda: "level=" in stream.err, "it to begin")
+
+        # then who looks at processes sees all but these
+        with open(f"/proc/{stream.pid}/cmdline", "rb") as f:
+            title = f.read().decode()
+        assert "s3cret" not in title and "***" in title and db.slot in title and known.split()[0] in title
+    finally:
+        stream.kill9()

@@ -43,6 +43,12 @@ def kfake(brokers):
     return brokers(kafka_server.Kfake())
 
 
+@pytest.fixture(params=("kfake", "real") if kafka_server.REAL else ("kfake",))
+def broker(brokers, request):
+    """kfake, and the real one where PGHERALD_TEST_KAFKA=HOST:PORT names it."""
+    return brokers(kafka_server.Kfake() if request.param == "kfake" else kafka_server.Real())
+
+
 def check(messages, expected, **options):
     delivery.check([json.loads(m.body) for m in messages], expected, **options)
 
@@ -211,9 +217,9 @@ def test_case_64_brokers_that_go_down_under_load_have_all(db, herald, mock):
 
 
 @pytest.mark.parametrize("params", ({}, {"transactional": "shop"}), ids=("idempotent", "transactional"))
-def test_case_3_killed_at_random_nothing_is_lost(db, herald, kfake, params):
+def test_case_3_killed_at_random_nothing_is_lost(db, herald, broker, params):
     delivery.make_tables(db)
-    url = kfake.url("all", **params)
+    url = broker.url("all", **params)
     herald(db, "--to", url).kill9()
     rows = Rows(db)
     dice = random.Random(3)
@@ -225,7 +231,7 @@ def test_case_3_killed_at_random_nothing_is_lost(db, herald, kfake, params):
     expected = rows.stop()
     stream = herald(db, "--to", url)
     stream.wait_confirmed(db)
-    check(kfake.read("all"), {"a": expected}, repeats=not params)
+    check(broker.read("all"), {"a": expected}, repeats=not params)
 
 
 def test_case_66_a_broker_that_stops_within_transactions_has_nothing_twice(db, herald, kfake):
@@ -244,11 +250,11 @@ def test_case_66_a_broker_that_stops_within_transactions_has_nothing_twice(db, h
     check(kfake.read("all"), {"a": expected})
 
 
-def test_outputs_with_the_same_transactional_id_keep_their_own_positions(db, herald, kfake):
+def test_outputs_with_the_same_transactional_id_keep_their_own_positions(db, herald, broker):
     # Given two outputs to one topic, of different tables
     delivery.make_tables(db)
     outputs = [arg for table in "ab" for arg in
-               ("--to", kfake.url("all", transactional="shop", tables=f"public.{table}"))]
+               ("--to", broker.url("all", transactional="shop", tables=f"public.{table}"))]
     stream = herald(db, *outputs)
     delivery.insert(db, 1, 100)
     delivery.insert(db, 1, 50, "b")
@@ -262,13 +268,13 @@ def test_outputs_with_the_same_transactional_id_keep_their_own_positions(db, her
     stream.wait_confirmed(db)
 
     # then all of both is there, once
-    check(kfake.read("all"), {"a": range(1, 201), "b": range(1, 101)})
-    assert len({m.key for m in kfake.read("pgherald-positions")}) == 2
+    check(broker.read("all"), {"a": range(1, 201), "b": range(1, 101)})
+    assert len({m.key for m in broker.read(broker.positions)}) == 2
 
 
-def test_a_slot_that_moved_is_noticed_by_the_position(db, herald, kfake):
+def test_a_slot_that_moved_is_noticed_by_the_position(db, herald, broker):
     delivery.make_tables(db)
-    url = kfake.url("all", transactional="shop")
+    url = broker.url("all", transactional="shop")
     stream = herald(db, "--to", url)
     delivery.insert(db, 1, 10)
     stream.wait_confirmed(db)
@@ -287,15 +293,15 @@ def test_case_66_a_message_that_is_too_large_stops(db, herald, mock):
 
 
 @pytest.mark.parametrize("params", ({}, {"transactional": "shop"}))
-def test_case_66_messages_that_are_too_large_go_to_the_dead_letters(db, herald, kfake, tmp_path, params):
+def test_case_66_messages_that_are_too_large_go_to_the_dead_letters(db, herald, broker, tmp_path, params):
     delivery.make_tables(db)
     dead = tmp_path / "dead.json"
-    stream = herald(db, "--to", kfake.url("all", on_refused="dead-letter", dead_letter=f"file:{dead}",
+    stream = herald(db, "--to", broker.url("all", on_refused="dead-letter", dead_letter=f"file:{dead}",
                                           **params))
     db.sql("insert into a select n, case when n in (5, 6, 9) then repeat('x', 2000000) end "
            "from generate_series(1, 10) n")
     stream.wait_confirmed(db)
-    got = kfake.bodies("all")
+    got = broker.bodies("all")
     assert [e["new"]["n"] for e in got] == [1, 2, 3, 4, 7, 8, 10]
     letters = [json.loads(line) for line in dead.read_text().splitlines()]
     assert [json.loads(one["body"])["new"]["n"] for one in letters] == [5, 6, 9]
