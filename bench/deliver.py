@@ -27,7 +27,7 @@ os.environ["PGHERALD_BIN"] = f"{ROOT}/build/pgherald"
 from herald import environment  # noqa: E402
 from postgres import Postgres, free_port, wait_until  # noqa: E402
 
-BODY = 240  # bytes of a native event of the bench
+BODY = 256  # bytes of a native event of the bench
 
 
 class Broker:
