@@ -72,6 +72,7 @@ static void bare_nats(const struct job *j)
 	check(natsConnection_ConnectTo(&nc, url), "nats: connect");
 	jsOptions_Init(&options);
 	options.PublishAsync.MaxPending = j->window;
+	options.PublishAsync.StallWait = 60000;
 	check(natsConnection_JetStream(&js, nc, &options), "nats: jetstream");
 	jsStreamConfig_Init(&stream);
 	stream.Name = "BARE";

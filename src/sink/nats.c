@@ -84,6 +84,19 @@ static int nats_open(struct sink *s, struct err *err)
 	return core ? 0 : subscribe(s, err);
 }
 
+static void destroy_spent(struct nats *n)
+{
+	while (n->nspent)
+		natsMsg_Destroy(n->spent[--n->nspent]);
+}
+
+static void spend(struct nats *n, natsMsg *m)
+{
+	if (n->nspent == NATS_SPENT)
+		destroy_spent(n);
+	n->spent[n->nspent++] = m;
+}
+
 /* Why the connection is over. */
 static int check_alive(struct sink *s, struct err *err)
 {
@@ -166,8 +179,9 @@ static int take_answers(struct sink *s, struct err *err)
 		if (natsSubscription_NextMsg(&m, n->acks, 1))
 			break;
 		failed = take_answer(s, m, err);
-		natsMsg_Destroy(m);
+		spend(n, m);
 	}
+	destroy_spent(n);
 	return failed;
 }
 
@@ -254,7 +268,7 @@ static int publish(struct sink *s, const struct batch *b, uint32_t i, struct err
 	st = make_message(s, b, i, &m);
 	if (!st)
 		st = natsConnection_PublishMsg(n->nc, m);
-	natsMsg_Destroy(m);
+	spend(n, m);
 	if (st == NATS_MAX_PAYLOAD) {
 		sink_refuse(s, b->first + i, "it is larger than the server's max_payload");
 		return 0;
@@ -323,6 +337,7 @@ static int send_core(struct sink *s, const struct batch *b, uint32_t from, uint3
 			return -1;
 		sink_ack(s, b->first + i);
 	}
+	destroy_spent(n);
 	st = natsConnection_FlushTimeout(n->nc, NATS_WAIT_MS);
 	return st ? nats_fail(s, st, "publishing", err) : 0;
 }
@@ -359,6 +374,7 @@ static void nats_close(struct sink *s)
 {
 	struct nats *n = s->state;
 
+	destroy_spent(n);
 	natsSubscription_Destroy(n->acks);
 	natsConnection_Destroy(n->nc);
 	natsInbox_Destroy(n->inbox);

@@ -17,6 +17,10 @@
 #define NATS_WRITER_LEN 16
 #define NATS_ID_SIZE (NATS_WRITER_LEN + 1 + POSITION_LEN + 1)
 
+/* The library hands each message that is destroyed to a thread of its own, which is woken whenever
+ * it has none: so they are destroyed many at a time. */
+#define NATS_SPENT 1024
+
 /* The headers of a message, without and with the second one. */
 #define NATS_HEADERS 69
 #define NATS_HEADERS_MORE 71
@@ -40,6 +44,8 @@ struct nats {
 	uint32_t unanswered;
 	int64_t heard_ms; /* when the last answer came, or the first message went after silence */
 	struct strbuf subject;
+	natsMsg *spent[NATS_SPENT]; /* not needed any more, not destroyed yet */
+	uint32_t nspent;
 	char id[NATS_ID_SIZE];
 	char last_id[NATS_ID_SIZE]; /* of the message before; empty: none on this connection */
 

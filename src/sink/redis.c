@@ -50,6 +50,31 @@ static int ask_limit(struct redis *r, struct err *err)
 	return 0;
 }
 
+/* Takes over the words that were put onto the connection. */
+static void keep_words(struct redis *r, struct strbuf *out)
+{
+	strbuf_str(out, strbuf_view(&r->wire.out));
+	r->wire.out.n = 0;
+}
+
+static void make_words(struct sink *s)
+{
+	struct redis *r = s->state;
+	const char *maxlen = sink_text(s, "maxlen");
+
+	wire_begin(&r->wire, maxlen ? 8 : 5);
+	wire_word(&r->wire, STR("XADD"));
+	keep_words(r, &r->xadd);
+	if (maxlen) {
+		wire_word(&r->wire, STR("MAXLEN"));
+		wire_word(&r->wire, STR("~"));
+		wire_word(&r->wire, str_c(maxlen));
+		keep_words(r, &r->trim);
+	}
+	wire_word(&r->wire, str_c(sink_text(s, "field")));
+	keep_words(r, &r->field);
+}
+
 static int redis_open(struct sink *s, struct err *err)
 {
 	struct redis *r = s->state;
@@ -62,7 +87,10 @@ static int redis_open(struct sink *s, struct err *err)
 	if (redis_done(&r->wire, true, err))
 		return -1;
 	wire_command(&r->wire, "PING", NULL);
-	return redis_done(&r->wire, false, err);
+	if (redis_done(&r->wire, false, err))
+		return -1;
+	make_words(s);
+	return 0;
 }
 
 static struct str entry_id(struct redis *r, struct position p)
@@ -86,18 +114,12 @@ static struct str entry_id(struct redis *r, struct position p)
 static void put_entry(struct sink *s, const struct batch *b, uint32_t i)
 {
 	struct redis *r = s->state;
-	const char *maxlen = sink_text(s, "maxlen");
 
-	wire_begin(&r->wire, maxlen ? 8 : 5);
-	wire_word(&r->wire, STR("XADD"));
+	strbuf_str(&r->wire.out, strbuf_view(&r->xadd));
 	wire_word(&r->wire, batch_address(b, i));
-	if (maxlen) {
-		wire_word(&r->wire, STR("MAXLEN"));
-		wire_word(&r->wire, STR("~"));
-		wire_word(&r->wire, str_c(maxlen));
-	}
+	strbuf_str(&r->wire.out, strbuf_view(&r->trim));
 	wire_word(&r->wire, s->is_dead_letter ? STR("*") : entry_id(r, b->messages[i].position));
-	wire_word(&r->wire, str_c(sink_text(s, "field")));
+	strbuf_str(&r->wire.out, strbuf_view(&r->field));
 	wire_word(&r->wire, batch_body(b, i));
 }
 
@@ -310,6 +332,9 @@ static void redis_close(struct sink *s)
 	free(r->sent.v);
 	strbuf_release(&r->name);
 	strbuf_release(&r->id);
+	strbuf_release(&r->xadd);
+	strbuf_release(&r->trim);
+	strbuf_release(&r->field);
 }
 
 static int redis_check(const struct url *url, struct err *err)

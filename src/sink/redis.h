@@ -30,6 +30,8 @@ struct redis_entries {
 struct redis {
 	struct wire wire;
 	size_t max_bulk;
+	/* Words that all entries have, as they are written: before the name, after it, after the id. */
+	struct strbuf xadd, trim, field;
 	char client[REDIS_CLIENT_SIZE]; /* our connection's name */
 	struct strbuf name, id;
 	struct claim *claims;
