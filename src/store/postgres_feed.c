@@ -135,8 +135,11 @@ int feed_claim(struct feed *f, const char *owner, int lease, struct feed_claim *
 	int n;
 
 	snprintf(seconds, sizeof(seconds), "%d s", lease);
-	res = ask(f, "SELECT partition, token, position FROM herald.claim($1, $2, $3::interval)", 3,
-		  params, err);
+	res = ask(f,
+		  "SELECT partition, token, position, (SELECT count(*) FROM herald.lag WHERE "
+		  "subscription = $1)"
+		  " FROM herald.claim($1, $2, $3::interval)",
+		  3, params, err);
 	if (!res)
 		return -1;
 	n = PQntuples(res);
@@ -144,6 +147,7 @@ int feed_claim(struct feed *f, const char *owner, int lease, struct feed_claim *
 		c->partition = (int)number(res, 0);
 		c->token = (int64_t)number(res, 1);
 		c->position = number(res, 2);
+		c->partitions = (int)number(res, 3);
 	}
 	PQclear(res);
 	return n;

@@ -18,6 +18,7 @@ struct feed {
 /* A partition that is ours while the token is valid. */
 struct feed_claim {
 	int partition;
+	int partitions; /* so many there are */
 	int64_t token;
 	uint64_t position; /* everything up to here is done */
 };

@@ -354,6 +354,28 @@ def test_large_events_in_small_pages(db, shop, subscribe):
     assert peak < 130 * 1024 * (3 if "build-test" in stream.argv[0] else 1), f"{peak} KiB"
 
 
+def test_events_that_fill_a_page_alone(db, shop, subscribe):
+    # given a few events of eight megabytes among small ones
+    for n in range(12):
+        shop.append("1", store.event(str(n), data={"x": "y" * (8 << 20) if n % 3 == 1 else ""}))
+    # then each of them comes
+    stream = subscribe(db, "s", "--to", "null:")
+    stream.wait_until(lambda: checkpoint(db, "s") >= 12, "the end")
+
+
+def test_turns_of_one_process(db, shop, subscribe):
+    # given one process on four partitions
+    hook = Receiver()
+    subscribe(db, "s", "--partitions", "4", "--to", hook.url())
+    # when events come on all of them, again and again
+    for n in range(3):
+        append(db, n * 40, n * 40 + 39, streams=20)
+        wait_until(lambda n=n: len(hook.events) >= (n + 1) * 40, "the events")
+    # then each comes once, though it works on one partition at a time
+    check(hook.events, range(120))
+    hook.stop()
+
+
 def test_another_source_is_refused(db, shop, subscribe):
     append(db, 0, 2)
     subscribe(db, "s", "--category", "order").wait_for(3)
