@@ -222,8 +222,8 @@ def test_a_lease_that_is_lost(db, shop, subscribe):
     append(db, 0, 9)
     wait_until(lambda: hook.requests, "a first try")
     # when another takes the partition, and gives it back undone
-    db.sql("update herald.checkpoint set lease_until = now() - interval '1 s'")
-    token, = db.sql("select token from herald.claim('s', 'thief')")[0]
+    token, = db.sql("update herald.checkpoint set lease_until = now() - interval '1 s'; "
+                    "select token from herald.claim('s', 'thief')")[0]
     gate.set()
     stream.wait_log("the lease of partition 0 of s was lost")
     db.sql("select herald.release('s', 0, %s)", (token,))
