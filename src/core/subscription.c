@@ -48,6 +48,7 @@ struct subscription {
 
 	struct fanout outputs;
 	bool outputs_started, outputs_checked;
+	bool stuck; /* a thread has not ended, and may still write to loop.progress */
 	struct checkpoint checkpoint;
 	uint64_t given[MAX_OUTPUTS], taken[MAX_OUTPUTS];
 	struct domain domain;
@@ -105,8 +106,8 @@ static void drop_page(struct subscription *s)
 /* What they were given and had not taken comes again from the store. */
 static void stop_outputs(struct subscription *s)
 {
-	if (s->outputs_started && !fanout_close(&s->outputs))
-		s->loop.progress = dup(s->loop.progress); /* a thread still writes to the other */
+	if (s->outputs_started)
+		s->stuck |= !fanout_close(&s->outputs);
 	s->outputs_started = false;
 	checkpoint_release(&s->checkpoint);
 	s->checkpoint.confirmed = 0;
@@ -387,7 +388,7 @@ static bool turn_is_over(const struct subscription *s)
 /* Nothing has come for so long that the lease, which is a write, is not worth it. */
 static bool is_idle(const struct subscription *s)
 {
-	return s->feed.name && !s->page && checkpoint_empty(&s->checkpoint) &&
+	return s->feed.name && s->sleep_ms > 0 && !s->page && checkpoint_empty(&s->checkpoint) &&
 	       clock_ms() - s->busy_ms > s->settings->lease * 1000 / 3;
 }
 
@@ -399,8 +400,10 @@ static bool may_acknowledge(const struct subscription *s)
 /* With a partition. */
 static int work(struct subscription *s, struct err *err)
 {
-	if (!s->outputs.opened)
+	if (!s->outputs.opened) {
+		s->busy_ms = clock_ms();
 		return keep_lease(s, err);
+	}
 	if (!s->outputs_checked && check_outputs(s, err))
 		return -1;
 	if (hand_page(s, err))
@@ -721,9 +724,9 @@ void subscription_close(struct subscription *s)
 		return;
 	if (s->feed.sql && give_back(s, &ignored))
 		log_debug("%s", ignored.msg); /* the lease ends by itself */
-	if (s->outputs_started && !fanout_close(&s->outputs))
-		s->loop.progress = -1; /* still written to */
-	drop_page(s);
+	stop_outputs(s);
+	if (s->stuck)
+		s->loop.progress = -1;
 	disconnect(s);
 	checkpoint_release(&s->checkpoint);
 	domain_release(&s->domain);
