@@ -1,7 +1,7 @@
 /*
  * Publishers that do nothing but publish: a constant body, through the same client library as the
- * outputs, with the same guarantee and the same number of messages in flight. What an output
- * reaches is compared with these.
+ * outputs, with the same guarantee, which where they can come again includes an id, and the same
+ * number of messages in flight. What an output reaches is compared with these.
  *
  * Usage: bare NAME HOST PORT N BYTES WINDOW
  * Prints: messages/s and the CPU seconds of this process.
@@ -150,7 +150,8 @@ static int amqp_confirmed(amqp_connection_state_t c, int confirmed, int until)
 	return confirmed;
 }
 
-/* Persistent, with publisher confirms, to a durable queue. */
+/* Persistent, with publisher confirms, to a durable queue; with the properties that messages of the
+ * output have, but its header. */
 static void bare_amqp(const struct job *j)
 {
 	amqp_connection_state_t c = amqp_new_connection();
@@ -158,10 +159,13 @@ static void bare_amqp(const struct job *j)
 	amqp_bytes_t exchange = amqp_cstring_bytes("bare"), queue = amqp_cstring_bytes("bare");
 	amqp_basic_properties_t properties = {
 		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG |
-			  AMQP_BASIC_MESSAGE_ID_FLAG,
+			  AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_APP_ID_FLAG |
+			  AMQP_BASIC_TIMESTAMP_FLAG,
 		.delivery_mode = AMQP_DELIVERY_PERSISTENT,
 		.content_type = amqp_cstring_bytes("application/json"),
 		.message_id = amqp_cstring_bytes("0000000000000001-00000001"),
+		.app_id = amqp_cstring_bytes("pgherald"),
+		.timestamp = 1767325600,
 	};
 	amqp_bytes_t body = { (size_t)j->bytes, (void *)(uintptr_t)j->body };
 	int confirmed = 0;
@@ -207,11 +211,11 @@ static void kafka_set(rd_kafka_conf_t *conf, const char *name, const char *value
 	check(rd_kafka_conf_set(conf, name, value, why, sizeof(why)), name);
 }
 
-/* Idempotent, acks=all. */
+/* Idempotent, acks=all, each with an id. */
 static void bare_kafka(const struct job *j)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	char brokers[100], why[200], key[20];
+	char brokers[100], why[200], key[20], id[30];
 	rd_kafka_t *rk;
 
 	snprintf(brokers, sizeof(brokers), "%s:%d", j->host, j->port);
@@ -223,12 +227,13 @@ static void bare_kafka(const struct job *j)
 	start_clock();
 	for (int i = 0; i < j->n; i++) {
 		int n = snprintf(key, sizeof(key), "{\"id\":%d}", i);
+		int m = snprintf(id, sizeof(id), "%016X-%08X", 1, i);
 
 		check(rd_kafka_producev(
 			      rk, RD_KAFKA_V_TOPIC("bare"), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 			      RD_KAFKA_V_KEY(key, (size_t)n),
 			      RD_KAFKA_V_VALUE((void *)(uintptr_t)j->body, (size_t)j->bytes),
-			      RD_KAFKA_V_END),
+			      RD_KAFKA_V_HEADER("id", id, m), RD_KAFKA_V_END),
 		      "kafka: produce");
 		while (i + 1 - kafka_delivered >= j->window)
 			rd_kafka_poll(rk, 100);
@@ -240,6 +245,7 @@ static void bare_kafka(const struct job *j)
 
 #ifdef HAVE_MQTT
 #include <mosquitto.h>
+#include <mqtt_protocol.h>
 
 static int mqtt_published;
 
@@ -248,21 +254,28 @@ static void on_publish(struct mosquitto *m, void *user, int id)
 	mqtt_published++;
 }
 
-/* QoS 1. */
+/* MQTT 5, QoS 1, each with an id. */
 static void bare_mqtt(const struct job *j)
 {
 	struct mosquitto *m;
+	char id[30];
 
 	mosquitto_lib_init();
 	m = mosquitto_new("bare", true, NULL);
 	mosquitto_publish_callback_set(m, on_publish);
-	mosquitto_max_inflight_messages_set(m, (unsigned)j->window);
+	mosquitto_int_option(m, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
+	mosquitto_int_option(m, MOSQ_OPT_SEND_MAXIMUM, j->window);
 	check(mosquitto_connect(m, j->host, j->port, 60), "mqtt: connect");
 	start_clock();
 	for (int i = 0; i < j->n; i++) {
-		check(mosquitto_publish(m, NULL, "bench/public/bench/insert", j->bytes, j->body, 1,
-					false),
+		mosquitto_property *p = NULL;
+
+		snprintf(id, sizeof(id), "%016X-%08X", 1, i);
+		mosquitto_property_add_string_pair(&p, MQTT_PROP_USER_PROPERTY, "id", id);
+		check(mosquitto_publish_v5(m, NULL, "bench/public/bench/insert", j->bytes, j->body,
+					   1, false, p),
 		      "mqtt: publish");
+		mosquitto_property_free_all(&p);
 		while (i + 1 - mqtt_published >= j->window)
 			check(mosquitto_loop(m, 100, 1), "mqtt: loop");
 	}

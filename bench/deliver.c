@@ -1,6 +1,6 @@
 /*
- * The pipeline without PostgreSQL: the pgoutput messages of N inserts, decoded, encoded as native
- * JSON and delivered to an output, until all are taken.
+ * The pipeline without PostgreSQL: the pgoutput messages of N inserts, which are made before the
+ * clock starts, decoded, encoded as native JSON and delivered to an output, until all are taken.
  *
  * Usage: deliver N OPTION=VALUE...   as in deliver 100000 to=nats://127.0.0.1/bench?stream=B
  * Prints: rows/s and the CPU seconds of this process.
@@ -8,6 +8,7 @@
 #include "rows.h"
 
 #include "base/clock.h"
+#include "base/mem.h"
 #include "core/fanout.h"
 #include "decode/decoder.h"
 
@@ -18,7 +19,8 @@
 #include <unistd.h>
 
 #define ROWS_A_TRANSACTION 100
-#define ROWS_BETWEEN_FLUSHES 500
+#define MESSAGES_A_READ 100
+#define FLOW_MS 2
 
 static const struct rows_column columns[] = {
 	{ "id", 20 }, { "name", 25 }, { "amount", 1700 }, { "at", 1184 }
@@ -74,15 +76,6 @@ static int on_commit(void *user, uint64_t end_lsn, struct err *err)
 	return 0;
 }
 
-static void feed(struct strbuf *wire)
-{
-	struct err err;
-
-	if (decoder_message(&decoder, 1, 1, strbuf_view(wire), &err))
-		fail(&err);
-	wire->n = 0;
-}
-
 static void put_row(struct strbuf *b, int i)
 {
 	rows_insert(b, NCOLUMNS);
@@ -92,34 +85,61 @@ static void put_row(struct strbuf *b, int i)
 	rows_value(b, "2026-01-02 03:46:40+00");
 }
 
-/* Transactions with LSNs that grow from one run to the next. */
-static void run(int rows)
+/* What the server would send: messages, and where each of them ends. */
+struct recording {
+	struct strbuf bytes;
+	size_t *ends, n;
+};
+
+static void record_end(struct recording *r)
 {
+	r->ends[r->n++] = r->bytes.n;
+}
+
+/* Transactions with LSNs that grow from one run to the next. */
+static struct recording record(int rows)
+{
+	struct recording r = { .ends = mem_array((size_t)rows * 3 + 1, sizeof(*r.ends)) };
 	uint64_t lsn = (uint64_t)clock_wall_us() << 8;
-	struct strbuf wire = { 0 };
 
 	for (int i = 0; i < rows; i++) {
 		if (i % ROWS_A_TRANSACTION == 0) {
-			wire_begin(&wire, lsn += 256, 1);
-			feed(&wire);
+			wire_begin(&r.bytes, lsn += 256, 1);
+			record_end(&r);
 		}
 		if (i == 0) {
-			rows_relation(&wire, columns, NCOLUMNS);
-			feed(&wire);
+			rows_relation(&r.bytes, columns, NCOLUMNS);
+			record_end(&r);
 		}
-		put_row(&wire, i);
-		feed(&wire);
+		put_row(&r.bytes, i);
+		record_end(&r);
 		if (i % ROWS_A_TRANSACTION == ROWS_A_TRANSACTION - 1 || i == rows - 1) {
-			wire_commit(&wire, lsn, lsn + 8);
-			feed(&wire);
+			wire_commit(&r.bytes, lsn, lsn + 8);
+			record_end(&r);
 		}
-		if (i % ROWS_BETWEEN_FLUSHES == 0)
+	}
+	return r;
+}
+
+/* As the program does with what flows (core/capture.c): handed over each FLOW_MS at the latest. */
+static void replay(const struct recording *r, uint64_t rows)
+{
+	int64_t handed_over = clock_ms();
+	struct err err;
+
+	for (size_t i = 0, at = 0; i < r->n; at = r->ends[i++]) {
+		struct str message = { r->bytes.p + at, r->ends[i] - at };
+
+		if (decoder_message(&decoder, 1, 1, message, &err))
+			fail(&err);
+		if (i % MESSAGES_A_READ == 0 && clock_ms() - handed_over >= FLOW_MS) {
 			fanout_flush(&outputs, false);
+			handed_over = clock_ms();
+		}
 	}
 	fanout_drain(&outputs);
-	while (taken[0] < (uint64_t)rows)
+	while (taken[0] < rows)
 		wait_progress();
-	strbuf_release(&wire);
 }
 
 static double cpu_seconds(void)
@@ -136,6 +156,7 @@ int main(int argc, char **argv)
 	static const struct decoder_ops ops = { on_relation, on_event, on_commit };
 	int rows = argc > 2 ? (int)strtol(argv[1], NULL, 10) : 0;
 	struct settings settings;
+	struct recording r;
 	struct err err;
 	int64_t began;
 	double cpu;
@@ -159,12 +180,15 @@ int main(int argc, char **argv)
 	while (!outputs.opened)
 		wait_progress();
 	decoder_init(&decoder, &source, &ops, NULL);
+	r = record(rows);
 	cpu = cpu_seconds();
 	began = clock_wall_us();
-	run(rows);
+	replay(&r, (uint64_t)rows);
 	printf("%.0f %.3f\n", rows * 1e6 / (double)(clock_wall_us() - began), cpu_seconds() - cpu);
 	fanout_close(&outputs);
 	decoder_release(&decoder);
 	settings_release(&settings);
+	strbuf_release(&r.bytes);
+	free(r.ends);
 	return 0;
 }

@@ -98,6 +98,12 @@ const struct option options[] = {
 	{ "compress", 0, OPTION_ENUM, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(compress),
 	  "stream subscribe", "none|brotli|gzip|zstd", .help = "compress each message",
 	  .more = "Where messages have a content-encoding it says br, gzip or zstd." },
+	{ "writer", 0, OPTION_STRING, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(writer),
+	  "stream", "NAME", NULL, 1, 63, "the name by which a destination knows this output again",
+	  "Destinations remember for each writer what they hold. Without a name the writer is made of the "
+	  "output's URL, tables and actions, and is another one when these change: what was not yet "
+	  "confirmed at a crash then comes again. Of letters, digits, '-', '_' and '.'; each output needs "
+	  "its own." },
 	{ "key-columns", 0, OPTION_LIST, OPTION_RELOAD | OPTION_MANUAL, AT_OUTPUT(key_columns),
 	  "stream subscribe", "COLUMNS", .help = "columns of the message's key, where a destination has keys",
 	  .more = "By default those of the replica identity. Updates and deletes need columns that the "

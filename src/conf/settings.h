@@ -31,6 +31,7 @@ struct output_settings {
 	const char *address;        /* template; NULL: the URL's or the destination's own */
 	int64_t max_in_flight;      /* messages; 0: the destination's own limit */
 	const char *compress;       /* how; NULL or "none": not at all */
+	const char *writer; /* what a destination knows this output by; NULL: its URL and filter */
 	const char *on_refused;
 	const char *dead_letter; /* URL; NULL: none */
 	/* NULL: the format's default */

@@ -4,6 +4,20 @@
 
 #define END_MS 1000
 
+/* Two outputs of one name would take each other's events for their own. */
+static int check_writers(const struct settings *s, struct err *err)
+{
+	for (size_t i = 0; i < s->noutputs; i++)
+		for (size_t k = 0; k < i && s->outputs[i].writer; k++)
+			if (s->outputs[k].writer &&
+			    strcmp(s->outputs[i].writer, s->outputs[k].writer) == 0)
+				return err_set(err, ERR_CONFIG,
+					       "two outputs are the writer %s: give each a name of "
+					       "its own",
+					       s->outputs[i].writer);
+	return 0;
+}
+
 /* Prepares the settings' outputs without starting them. */
 static int prepare(struct fanout *f, const struct settings *s, struct err *err)
 {
@@ -14,7 +28,7 @@ static int prepare(struct fanout *f, const struct settings *s, struct err *err)
 		if (output_init(&f->v[i], s, &s->outputs[i], &f->arena, err))
 			return -1;
 	f->wanted = s->noutputs;
-	return 0;
+	return check_writers(s, err);
 }
 
 static void release(struct fanout *f)

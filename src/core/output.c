@@ -3,6 +3,7 @@
 #include "base/compress.h"
 #include "base/json.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -74,6 +75,17 @@ static int check_refusal(const struct output_settings *os, struct err *err)
 	return 0;
 }
 
+static int check_writer(const struct output_settings *os, struct err *err)
+{
+	for (const char *p = os->writer; p && *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("-_.", *p))
+			return err_set(
+				err, ERR_CONFIG,
+				"writer \"%s\" may have only letters, digits, '-', '_' and '.'",
+				os->writer);
+	return 0;
+}
+
 static int make_compressor(struct output *o, const struct output_settings *os, struct err *err)
 {
 	o->compressor = compressor_new(os->compress);
@@ -124,7 +136,8 @@ int output_init(struct output *o, const struct settings *s, const struct output_
 	};
 	if (make_tags(o, &os->tags, err))
 		return -1;
-	if (make_address(o, os, arena, err) || make_compressor(o, os, err) || check_refusal(os, err))
+	if (make_address(o, os, arena, err) || make_compressor(o, os, err) ||
+	    check_refusal(os, err) || check_writer(os, err))
 		return err_add(err, "output %s", mask(arena, os->to));
 	return filter_init(&o->filter, arena, os->tables.n ? &os->tables : &s->tables,
 			   os->actions.n ? &os->actions : &s->actions, err);
@@ -188,16 +201,20 @@ static uint64_t hash_list(uint64_t h, const struct strings *list)
 }
 
 /* What makes this output another than all that could write to the same place: which server,
- * database and slot, and of one process's outputs the place and what it lets through. */
+ * database and slot, and of one process's outputs the writer's name, or else the place and what it
+ * lets through. */
 static const char *origin(struct strbuf *out, const struct output *o, const char *label,
 			  const struct source *source)
 {
-	uint64_t h = hash(0xcbf29ce484222325, label);
+	const struct output_settings *os = o->settings;
+	uint64_t h = hash_list(hash(0xcbf29ce484222325, label), &os->tables);
 
-	h = hash_list(h, &o->settings->tables);
-	h = hash_list(h, &o->settings->actions);
-	strbuf_printf(out, "%" PRIu64 "/%.*s/%.*s/%016" PRIx64, source->system_id,
-		      STR_ARG(source->db), STR_ARG(source->slot), h);
+	strbuf_printf(out, "%" PRIu64 "/%.*s/%.*s/", source->system_id, STR_ARG(source->db),
+		      STR_ARG(source->slot));
+	if (os->writer)
+		strbuf_str(out, str_c(os->writer));
+	else
+		strbuf_printf(out, "%016" PRIx64, hash_list(h, &os->actions));
 	return strbuf_cstr(out);
 }
 

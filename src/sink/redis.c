@@ -9,8 +9,9 @@
  * that one is not connected, and fails otherwise. What is refused from before one's own time is
  * only taken when it is there.
  *
- * Several entries go as one transaction, and the next after its reply. Were they only pipelined,
- * Redis could refuse one because memory is full and take the next: then the first could never come.
+ * Several entries go as one transaction. Were they only pipelined, Redis could refuse one because
+ * memory is full and take the next: then the first could never come. For the same reason the next
+ * transaction's EXEC waits for the reply to the one before; what it is made of is queued meanwhile.
  *
  * Dead letters have ids that Redis makes, and may come twice.
  */
@@ -100,17 +101,22 @@ static void put_entry(struct sink *s, const struct batch *b, uint32_t i)
 	wire_word(&r->wire, batch_body(b, i));
 }
 
+/* Whether an entry's id is from before our own time in its stream. */
+static bool is_old(const struct claim *c, struct position id)
+{
+	return !c->name || position_cmp(id, c->from) <= 0;
+}
+
 /* Whether a refused entry is in the stream all the same. Ids from our own time are: only we have
  * written since, and ids only grow. (It may have been trimmed or deleted again.) */
 static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct err *err)
 {
 	struct redis *r = s->state;
 	struct str name = batch_address(b, i), id = entry_id(r, b->messages[i].position);
-	const struct claim *c = redis_claim_of(r, name);
 	redisReply *got;
 	bool found;
 
-	if (c->name && position_cmp(b->messages[i].position, c->from) > 0)
+	if (!r->sent.old || !is_old(redis_claim_of(r, name), b->messages[i].position))
 		return 0;
 	wire_begin(&r->wire, 4);
 	wire_word(&r->wire, STR("XRANGE"));
@@ -154,7 +160,7 @@ static int take_queued(struct redis *r, struct err *err)
 {
 	int failed = 0;
 
-	for (uint32_t i = 0; i <= r->nasked; i++) {
+	for (uint32_t i = 0; i <= r->sent.n; i++) {
 		redisReply *got;
 
 		if (redis_reply(&r->wire, true, &got, err))
@@ -166,23 +172,24 @@ static int take_queued(struct redis *r, struct err *err)
 	return failed;
 }
 
-static int take_transaction(struct sink *s, const struct batch *b, struct err *err)
+static int take_transaction(struct sink *s, struct err *err)
 {
 	struct redis *r = s->state;
+	const struct redis_entries *e = &r->sent;
 	redisReply *got;
 	int failed = 0;
 
 	if (take_queued(r, err) || redis_reply(&r->wire, false, &got, err))
 		return -1;
-	if (got->type != REDIS_REPLY_ARRAY || got->elements != r->nasked)
+	if (got->type != REDIS_REPLY_ARRAY || got->elements != e->n)
 		failed = redis_fail(got, err);
-	for (uint32_t i = 0; i < r->nasked && !failed; i++)
-		failed = take_reply(s, b, r->asked[i], got->element[i], err);
+	for (uint32_t i = 0; i < e->n && !failed; i++)
+		failed = take_reply(s, e->batch, e->v[i], got->element[i], err);
 	freeReplyObject(got);
 	return failed;
 }
 
-static int take_single(struct sink *s, const struct batch *b, struct err *err)
+static int take_single(struct sink *s, struct err *err)
 {
 	struct redis *r = s->state;
 	redisReply *got;
@@ -190,33 +197,63 @@ static int take_single(struct sink *s, const struct batch *b, struct err *err)
 
 	if (redis_reply(&r->wire, true, &got, err))
 		return -1;
-	failed = take_reply(s, b, r->asked[0], got, err);
+	failed = take_reply(s, r->sent.batch, r->sent.v[0], got, err);
 	freeReplyObject(got);
 	return failed;
+}
+
+/* Waits for the replies to what was sent last, if there are any to come. */
+static int take_sent(struct sink *s, struct err *err)
+{
+	struct redis *r = s->state;
+
+	if (r->sent.n && (r->sent.n > 1 ? take_transaction(s, err) : take_single(s, err)))
+		return -1;
+	r->sent.n = 0;
+	return 0;
+}
+
+/* The claim on a stream, which is made first if need be; NULL for an error. */
+static const struct claim *claim(struct sink *s, struct str name, struct err *err)
+{
+	const struct claim *c = redis_claim_of(s->state, name);
+
+	if (c->name || s->is_dead_letter)
+		return c;
+	return take_sent(s, err) || redis_claim(s, name, err) ? NULL : redis_claim_of(s->state, name);
 }
 
 /* Chooses what can be sent, and claims its streams. */
 static int choose(struct sink *s, const struct batch *b, uint32_t from, uint32_t to, struct err *err)
 {
 	struct redis *r = s->state;
+	struct redis_entries *e = &r->next;
 
-	if (to - from > r->asked_cap) {
-		r->asked_cap = to - from;
-		r->asked = mem_realloc(r->asked, r->asked_cap * sizeof(*r->asked));
+	if (to - from > e->cap) {
+		e->cap = to - from;
+		e->v = mem_realloc(e->v, e->cap * sizeof(*e->v));
 	}
-	r->nasked = 0;
+	e->batch = b;
+	e->n = 0;
+	e->old = false;
 	for (uint32_t i = from; i < to; i++) {
 		struct str name = batch_address(b, i);
+		const struct claim *c;
 
-		if (batch_body(b, i).n > r->max_bulk)
+		if (batch_body(b, i).n > r->max_bulk) {
 			sink_refuse(s, b->first + i,
 				    "it is larger than the server's proto-max-bulk-len");
-		else if (name.n == 0 || memchr(name.p, 0, name.n))
+			continue;
+		}
+		if (name.n == 0 || memchr(name.p, 0, name.n)) {
 			sink_refuse(s, b->first + i, "its address is empty");
-		else if (!s->is_dead_letter && redis_claim(s, name, err))
+			continue;
+		}
+		c = claim(s, name, err);
+		if (!c)
 			return -1;
-		else
-			r->asked[r->nasked++] = i;
+		e->old |= is_old(c, b->messages[i].position);
+		e->v[e->n++] = i;
 	}
 	return 0;
 }
@@ -225,30 +262,38 @@ static int redis_send(struct sink *s, const struct batch *b, uint32_t from, uint
 		      struct err *err)
 {
 	struct redis *r = s->state;
+	struct redis_entries *e = &r->next, done;
 
 	if (choose(s, b, from, to, err))
 		return -1;
-	if (r->nasked == 0)
+	if (e->n == 0)
 		return 0;
-	if (r->nasked > 1)
+	if ((e->n == 1 || r->sent.old) && take_sent(s, err))
+		return -1;
+	if (e->n > 1)
 		wire_command(&r->wire, "MULTI", NULL);
-	for (uint32_t i = 0; i < r->nasked; i++) {
-		put_entry(s, b, r->asked[i]);
+	for (uint32_t i = 0; i < e->n; i++) {
+		put_entry(s, b, e->v[i]);
 		if (r->wire.out.n - r->wire.written > PUSH_BYTES && wire_push(&r->wire, err))
 			return err_add(err, "Redis");
 	}
-	if (r->nasked == 1)
-		return take_single(s, b, err);
-	wire_command(&r->wire, "EXEC", NULL);
-	return take_transaction(s, b, err);
+	if (take_sent(s, err))
+		return -1;
+	if (e->n > 1)
+		wire_command(&r->wire, "EXEC", NULL);
+	done = r->sent;
+	r->sent = *e;
+	r->next = done;
+	return wire_push(&r->wire, err) ? err_add(err, "Redis") : 0;
 }
 
-/* No reply is outstanding between sends. */
 static int redis_poll(struct sink *s, int timeout_ms, struct err *err)
 {
 	struct redis *r = s->state;
 	struct pollfd pfd[2] = { { r->wire.fd, POLLIN, 0 }, { s->wake, POLLIN, 0 } };
 
+	if (r->sent.n) /* more may follow at once: then its replies are taken while that is queued */
+		return timeout_ms ? take_sent(s, err) : 0;
 	if (poll(pfd, 2, timeout_ms) > 0 && pfd[0].revents && wire_check_idle(&r->wire, err))
 		return err_add(err, "Redis");
 	return 0;
@@ -261,7 +306,8 @@ static void redis_close(struct sink *s)
 	wire_close(&r->wire);
 	redis_forget_claims(r);
 	free(r->claims);
-	free(r->asked);
+	free(r->next.v);
+	free(r->sent.v);
 	strbuf_release(&r->name);
 	strbuf_release(&r->id);
 }
@@ -309,5 +355,6 @@ const struct sink_driver sink_redis = {
 	.open = redis_open,
 	.send = redis_send,
 	.poll = redis_poll,
+	.flush = take_sent,
 	.close = redis_close,
 };

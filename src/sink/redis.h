@@ -19,6 +19,14 @@ struct claim {
 	struct position from; /* ids up to here are from before our time */
 };
 
+/* Entries of one batch that go together. */
+struct redis_entries {
+	const struct batch *batch;
+	uint32_t *v; /* their indices in it */
+	uint32_t n, cap;
+	bool old; /* one is from before our time in its stream: its reply may raise a question */
+};
+
 struct redis {
 	struct wire wire;
 	size_t max_bulk;
@@ -26,8 +34,8 @@ struct redis {
 	struct strbuf name, id;
 	struct claim *claims;
 	uint32_t nclaims;
-	uint32_t *asked; /* indices in the batch of the entries that were sent */
-	uint32_t nasked, asked_cap;
+	struct redis_entries next; /* to be sent */
+	struct redis_entries sent; /* n: their replies are awaited */
 };
 
 extern const struct sink_driver sink_redis;

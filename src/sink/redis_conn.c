@@ -14,6 +14,10 @@ bool redis_says(const redisReply *r, const char *word)
 	return r->type == REDIS_REPLY_ERROR && strncmp(r->str, word, strlen(word)) == 0;
 }
 
+#define REDIS_CLUSTER                                                                              \
+	"a stream or " REDIS_WRITERS " is on another node of its cluster, which is not "           \
+	"supported: name a Redis server that is not split over nodes"
+
 int redis_fail(const redisReply *r, struct err *err)
 {
 	static const char *const mends[][2] = {
@@ -24,8 +28,8 @@ int redis_fail(const redisReply *r, struct err *err)
 		{ "NOPERM", "this user may not do what is needed: XADD, XRANGE, XINFO, HGET, HSET, "
 			    "WATCH, MULTI and EXEC, on the streams and on " REDIS_WRITERS },
 		{ "DENIED", "it is in protected mode" },
-		{ "MOVED", "it is a cluster, which is not supported" },
-		{ "CROSSSLOT", "it is a cluster, which is not supported" },
+		{ "MOVED", REDIS_CLUSTER },
+		{ "CROSSSLOT", REDIS_CLUSTER },
 		{ "ERR DB index", "it has no such database" },
 		{ "ERR unknown command", "Redis 5.0 or newer is needed" },
 	};

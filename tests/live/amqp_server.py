@@ -1,7 +1,6 @@
 """A RabbitMQ broker that the tests start in a temporary folder and end by pid, and a client of it."""
 import collections
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -11,7 +10,8 @@ import tempfile
 
 import amqp
 
-from postgres import PR_SET_PDEATHSIG, free_port, kill_pids, running, wait_until
+from daemon import spawn
+from postgres import free_port, kill_pids, running, wait_until
 
 Message = collections.namedtuple("Message", "key body properties headers redelivered")
 
@@ -98,12 +98,9 @@ class Rabbit:
         self.remove()
 
     def _popen(self, argv, log):
-        libc = ctypes.CDLL(None)
         with open(f"{self.dir}/{log}", "ab") as out:
-            return subprocess.Popen(argv, cwd=self.dir, env=self.env, stdout=out, stderr=out,
-                                    stdin=subprocess.DEVNULL, start_new_session=True,
-                                    preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
-                                    **self.owner)
+            return spawn(argv, cwd=self.dir, env=self.env, stdout=out, stderr=out,
+                         stdin=subprocess.DEVNULL, **self.owner)
 
     # Starting and ending
 

@@ -8,7 +8,7 @@ for name in [n for n in os.environ if n.startswith("PG") and not n.startswith("P
 
 import herald as herald_module  # noqa: E402
 import postgres  # noqa: E402
-import cutter  # noqa: E402
+import proxy  # noqa: E402
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def herald(request):
 
 @pytest.fixture
 def new_proxy():
-    """Makes a proxy that cuts connections: new_proxy(port, cuts=[1000])."""
+    """Makes a proxy before a port of 127.0.0.1: new_proxy(port, cuts=[1000])."""
     made = []
 
     def make(*args, **options):
-        made.append(cutter.Proxy(*args, **options))
+        made.append(proxy.Proxy(*args, **options))
         return made[-1]
 
     yield make

@@ -1,5 +1,9 @@
 """Counting what arrived: numbered rows in, events out."""
 import collections
+import contextlib
+import threading
+
+import postgres
 
 TABLES = ("a", "b")
 
@@ -15,6 +19,22 @@ def insert(db, first, last, table="a", body=""):
     db.sql(f"do $$ begin for n in {first}..{last} loop insert into {table} values (n, '{body}'); commit; "
            "end loop; end $$" if db.server.version >= 110000 else
            f"insert into {table} select n, '{body}' from generate_series({first}, {last}) n")
+
+
+def insert_in_background(db, last):
+    """Rows 1 to last of a (even) and b (odd), each in a transaction of its own; the thread."""
+    def run():
+        with contextlib.closing(db.connect()) as connection:
+            for n in range(1, last + 1):
+                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def check_both(events, last, **options):
+    """All that insert_in_background() has written."""
+    check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)}, **options)
 
 
 def check(events, expected, repeats=False):

@@ -1,7 +1,6 @@
 """Kafka for the tests, read with kcat: librdkafka's mock cluster, which every machine with the library
 has, and kfake, a broker in Go, for what the mock lacks."""
 import collections
-import ctypes
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import tempfile
 
 import pytest
 
+import daemon
 import herald
 import postgres
 
@@ -22,10 +22,6 @@ NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error co
 Message = collections.namedtuple("Message", "topic partition offset key id body")
 
 
-def die_along():
-    ctypes.CDLL(None).prctl(postgres.PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class Broker:
     """What both have. `brokers` is what clients are told."""
 
@@ -33,8 +29,7 @@ class Broker:
     options = ()  # of kcat
 
     def spawn(self, *argv):
-        self.process = subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        start_new_session=True, preexec_fn=die_along)
+        self.process = daemon.spawn(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.brokers = self.process.stdout.readline().strip()
         assert self.brokers, f"{argv[0]} did not start"
 
@@ -57,6 +52,9 @@ class Broker:
     def kill9(self):
         self.process.kill()
         self.process.wait()
+
+    def freeze(self, frozen=True):
+        self.process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def close(self):
         if self.process and self.process.poll() is None:

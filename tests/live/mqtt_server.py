@@ -1,69 +1,35 @@
 """Mosquitto for the tests, read with mosquitto_sub."""
 import collections
-import ctypes
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import tempfile
 import threading
 
 import postgres
+from daemon import Daemon
 
 Message = collections.namedtuple("Message", "topic retain id body")
 
 
-class Mosquitto:
+class Mosquitto(Daemon):
     """A broker of its own: Mosquitto(max_packet_size=5000). Settings are those of its file; its
     sessions and what is queued for them outlive stop()."""
 
     def __init__(self, tls=None, **settings):
-        self.owner = postgres.server_owner()
-        self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
-        os.chmod(self.dir, 0o755)
-        self.port = postgres.free_port()
-        self.log_path = f"{self.dir}/log"
+        super().__init__("mqtt", owner=postgres.server_owner())
         self.tls = tls
-        self.process = None
+        self.argv = ["mosquitto", "-c", f"{self.dir}/conf"]
         self.subscribers = []
-        if self.owner:
-            os.chown(self.dir, self.owner["user"], self.owner["group"])
         self.configure(**settings)
         self.start()
 
     def configure(self, **settings):
         lines = {"allow_anonymous": "true", "persistence": "true", "persistence_location": f"{self.dir}/",
-                 "max_queued_messages": 100000,
-                 **settings}
+                 "max_queued_messages": 100000, **settings}
         with open(f"{self.dir}/conf", "w") as f:
             f.write(f"listener {self.port} 127.0.0.1\n"
                     + "".join(f"log_type {t}\n" for t in ("error", "warning", "notice", "subscribe")))
             for name, value in {**(self.tls or {}), **lines}.items():
                 f.write(f"{name} {value}\n")
-
-    def start(self):
-        libc = ctypes.CDLL(None)
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                ["mosquitto", "-c", f"{self.dir}/conf"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=lambda: libc.prctl(postgres.PR_SET_PDEATHSIG, signal.SIGKILL),
-                **self.owner)
-        postgres.wait_until(self._answers, "mosquitto to start")
-
-    def _answers(self):
-        assert self.process.poll() is None, self.log()
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def log(self):
-        with open(self.log_path, errors="replace") as f:
-            return f.read()
-
-    def kill9(self):
-        self.process.kill()
-        self.process.wait()
 
     def stop(self):
         """A signal that comes while it starts may be lost."""
@@ -88,12 +54,10 @@ class Mosquitto:
         postgres.wait_until(lambda: f": {reader.name} 1 {topic}" in self.log(), "the subscription")
         return reader
 
-    def close(self):
+    def remove(self):
         for one in self.subscribers:
             one.close()
-        if self.process.poll() is None:
-            self.kill9()
-        shutil.rmtree(self.dir)
+        super().remove()
 
 
 class Subscriber:

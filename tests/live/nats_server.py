@@ -1,29 +1,28 @@
 """NATS servers that a test starts in temporary folders, and a small client of NATS's protocol."""
 import base64
-import ctypes
 import json
-import os
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import tempfile
 
-from postgres import LIMIT, PR_SET_PDEATHSIG, free_port, wait_until
+from daemon import Daemon
+from postgres import LIMIT
 
 
 class Client:
     """Speaks NATS over a socket: enough to make, read and watch streams."""
 
-    def __init__(self, port, tls=None, **connect):
-        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT)
+    def __init__(self, port, tls=None, limit=LIMIT, **connect):
+        self.socket = socket.create_connection(("127.0.0.1", port), limit)
         self.file = self.socket.makefile("rb")
-        assert self.file.readline().startswith(b"INFO ")
+        info = self.file.readline()
+        assert info.startswith(b"INFO ")
         if tls:
             self.socket = ssl.create_default_context(cafile=tls).wrap_socket(
                 self.socket, server_hostname="localhost")
             self.file = self.socket.makefile("rb")
+        if "sign" in connect:  # what signs the server's challenge
+            connect["sig"] = connect.pop("sign")(json.loads(info[5:])["nonce"])
         options = {"verbose": False, "headers": True, "no_responders": True, **connect}
         self._write(f"CONNECT {json.dumps(options)}\r\nSUB inbox.* 1\r\nPING\r\n")
         line = self.file.readline()
@@ -72,72 +71,36 @@ class Client:
                 return json.loads(answer)
 
 
-class NatsServer:
+class NatsServer(Daemon):
     """A nats-server with JetStream, or without. More lines of configuration go in `config`."""
 
     def __init__(self, config="", jetstream=True, scheme="nats", host="127.0.0.1", user=None, tls=None):
-        self.dir = tempfile.mkdtemp(prefix="pgherald-test-nats-", dir="/tmp")
-        self.port = free_port()
-        self.scheme, self.host, self.user, self.tls = scheme, host, user, tls
-        self.log_path = f"{self.dir}/server.log"
-        self.process = None
+        super().__init__(scheme, host)
+        self.user, self.tls = user, tls
+        self.argv = ["nats-server", "-c", f"{self.dir}/server.conf"]
+        self.jetstream = jetstream
+        self.configure(config)
+
+    def configure(self, config):
         with open(f"{self.dir}/server.conf", "w") as f:
             f.write(f'listen: "127.0.0.1:{self.port}"\n{config}\n')
-            if jetstream:
+            if self.jetstream:
                 f.write(f'jetstream {{ store_dir: "{self.dir}/js", max_mem: 100MB, max_file: 1GB }}\n')
 
-    def url(self, path="", user=None, port=None, host=None):
-        return f"{self.scheme}://{user + '@' if user else ''}{host or self.host}:{port or self.port}/{path}"
-
-    # Starting and ending
-
-    def start(self):
-        libc = ctypes.CDLL(None)
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                ["nats-server", "-c", f"{self.dir}/server.conf"], stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
-        wait_until(self._ready, "nats-server to start")
-        return self
-
-    def _ready(self):
-        assert self.process.poll() is None, f"nats-server did not start:\n{self.log()}"
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
-                return s.recv(4) == b"INFO" and self.log().count("Server is ready") > 0
-        except OSError:
-            return False
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.wait(LIMIT)
-        self.process = None
-
-    def kill9(self):
-        self.stop(signal.SIGKILL)
+    def answers(self):
+        return self.log().count("Server is ready") > 0 and super().answers()
 
     def reload(self):
         self.process.send_signal(signal.SIGHUP)
 
-    def remove(self):
-        if self.process:
-            self.kill9()
-        shutil.rmtree(self.dir)
-
-    def log(self):
-        if not os.path.exists(self.log_path):
-            return ""
-        with open(self.log_path, errors="replace") as f:
-            return f.read()
-
     # Using it
 
-    def client(self):
-        return Client(self.port, tls=self.tls, **(self.user or {}))
+    def client(self, limit=LIMIT):
+        return Client(self.port, tls=self.tls, limit=limit, **(self.user or {}))
 
-    def api(self, subject, payload=None):
-        with self.client() as client:
+    def api(self, subject, payload=None, limit=LIMIT):
+        """TimeoutError when there is no answer within `limit` seconds, as without a leader."""
+        with self.client(limit) as client:
             return client.request(subject, payload)
 
     def make_stream(self, name, *subjects, **more):

@@ -44,14 +44,18 @@ class Link:
         while not self.cut and not self.ended:
             try:
                 data = source.recv(65536)
-                while self.stalled and not self.cut:
+                while (self.stalled or self.proxy.still) and not self.cut:
                     threading.Event().wait(0.02)
-                if data:
-                    if source is self.client:
-                        self.sent += data
-                    self._send(target, data)
-                else:
+                if not data:
                     self.ended = True
+                elif source is self.client:
+                    self.sent += data
+                    data, is_cut = self.proxy.until_cut(data)
+                    self._send(target, data)
+                    if is_cut:
+                        self.proxy.cut()
+                elif not self.proxy.mute:
+                    self._send(target, data)
             except TimeoutError:
                 pass
             except OSError:
@@ -100,11 +104,16 @@ class Proxy:
     """Listens on a free port, conninfo `host=127.0.0.1 port=PORT`, and passes on to a server's.
 
     split=True sends everything on in pieces of 1 to 7 bytes, refusing=True cuts new links at once.
+    cuts: behind so many bytes from clients all links are cut; one number for each cut, each counted
+    from the cut before. While mute is True, what the server says is lost; while still is, nothing is
+    passed on and nothing closed.
     """
 
-    def __init__(self, server_port, split=False):
+    def __init__(self, server_port, split=False, cuts=()):
         self.server_port = server_port
-        self.split = split
+        self.split, self.cuts, self.mute, self.still = split, list(cuts), False, False
+        self.passed = 0  # bytes from clients since the last cut
+        self.lock = threading.Lock()
         self.refusing = False
         self.refused = 0
         self.links = []
@@ -130,6 +139,21 @@ class Proxy:
     def replications(self):
         """The links over which a stream was begun, in order."""
         return [link for link in self.links if link.start_lsn() is not None]
+
+    def cut_after(self, n):
+        """Cuts all links when clients have sent n bytes more."""
+        with self.lock:
+            self.passed, self.cuts = 0, [n]
+
+    def until_cut(self, data):
+        """What is passed on of the data from a client, and whether all links are cut behind it."""
+        with self.lock:
+            self.passed += len(data)
+            if not self.cuts or self.passed < self.cuts[0]:
+                return data, False
+            data = data[:len(data) - (self.passed - self.cuts.pop(0))]
+            self.passed = 0
+            return data, True
 
     def cut(self):
         """Resets all connections, on both sides."""

@@ -1,26 +1,20 @@
 """Redis servers that a test starts in temporary folders; read with redis-cli."""
-import ctypes
 import json
 import os
-import shutil
-import signal
 import subprocess
-import tempfile
 
-from postgres import LIMIT, PR_SET_PDEATHSIG, free_port, wait_until
+from daemon import Daemon
+from postgres import LIMIT
 
 
-class RedisServer:
+class RedisServer(Daemon):
     """A redis-server that writes each command to disk before it replies. Settings are those of
     redis.conf; tls=(ca, cert, key) makes its port one of TLS."""
 
     def __init__(self, password=None, tls=None, host="127.0.0.1", **settings):
-        self.dir = tempfile.mkdtemp(prefix="pgherald-test-redis-", dir="/tmp")
-        self.port = free_port()
-        self.host, self.password, self.tls = host, password, tls
-        self.scheme = "rediss" if tls else "redis"
-        self.log_path = f"{self.dir}/server.log"
-        self.process = None
+        super().__init__("rediss" if tls else "redis", host)
+        self.password, self.tls = password, tls
+        self.argv = ["redis-server", f"{self.dir}/redis.conf"]
         settings = {"bind": "127.0.0.1", "port": 0 if tls else self.port, "dir": self.dir,
                     "unixsocket": f"{self.dir}/socket", "appendonly": "yes", "appendfsync": "always",
                     "save": '""', **settings}
@@ -32,44 +26,8 @@ class RedisServer:
         with open(f"{self.dir}/redis.conf", "w") as f:
             f.writelines(f"{name} {value}\n" for name, value in settings.items())
 
-    def url(self, path="", user=None, port=None, host=None):
-        return f"{self.scheme}://{user + '@' if user else ''}{host or self.host}:{port or self.port}/{path}"
-
-    # Starting and ending
-
-    def start(self):
-        libc = ctypes.CDLL(None)
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                ["redis-server", f"{self.dir}/redis.conf"], stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
-        wait_until(self._ready, "redis-server to start")
-        return self
-
-    def _ready(self):
-        assert self.process.poll() is None, f"redis-server did not start:\n{self.log()}"
+    def answers(self):
         return self.raw("ping").strip() == "PONG"
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.wait(LIMIT)
-        self.process = None
-
-    def kill9(self):
-        self.stop(signal.SIGKILL)
-
-    def remove(self):
-        if self.process:
-            self.process.send_signal(signal.SIGCONT)
-            self.kill9()
-        shutil.rmtree(self.dir)
-
-    def log(self):
-        if not os.path.exists(self.log_path):
-            return ""
-        with open(self.log_path, errors="replace") as f:
-            return f.read()
 
     # Using it
 

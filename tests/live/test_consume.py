@@ -277,7 +277,7 @@ def test_redis_says_what_is_wrong(redis):
 def mosquitto():
     broker = Mosquitto()
     yield broker
-    broker.close()
+    broker.remove()
 
 
 def subscriptions(broker):

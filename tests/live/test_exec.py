@@ -35,7 +35,7 @@ def test_lines_are_taken_when_their_ids_come_back(db, herald, tmp_path):
     delivery.check(read_events(tmp_path / "out.json"), {"a": range(1, 3001)})
 
 
-def test_killed_at_random_nothing_is_lost(db, herald, tmp_path):
+def test_case_3_killed_at_random_nothing_is_lost(db, herald, tmp_path):
     delivery.make_tables(db)
     luck = random.Random(14)
     to, out = program(tmp_path, KEEPER), tmp_path / "out.json"
@@ -122,7 +122,7 @@ for line in sys.stdin:
 """
 
 
-def test_a_program_may_refuse(db, herald, tmp_path):
+def test_case_64_a_program_may_refuse(db, herald, tmp_path):
     delivery.make_tables(db)
     to, letters = program(tmp_path, REFUSER), tmp_path / "letters.json"
     stream = herald(db, "--to", to)
@@ -137,7 +137,7 @@ def test_a_program_may_refuse(db, herald, tmp_path):
     assert [json.loads(e["body"])["new"]["n"] for e in read_events(letters)] == [5]
 
 
-def test_a_run_may_refuse_and_fail(db, herald, tmp_path):
+def test_case_64_a_run_may_refuse_and_fail(db, herald, tmp_path):
     # Given a program that ends with 65 when it is given a 5, and with 1 at its second run
     delivery.make_tables(db)
     out, runs, letters = tmp_path / "out.json", tmp_path / "runs", tmp_path / "letters.json"
@@ -157,7 +157,7 @@ def test_a_run_may_refuse_and_fail(db, herald, tmp_path):
     assert "ended with exit code 1" in stream.err
 
 
-def test_a_run_killed_at_random_loses_nothing(db, herald, tmp_path):
+def test_case_3_a_run_killed_at_random_loses_nothing(db, herald, tmp_path):
     delivery.make_tables(db)
     luck = random.Random(15)
     out = tmp_path / "out.json"
@@ -187,7 +187,7 @@ def test_what_the_user_has_to_mend_is_said(db, herald, tmp_path):
         assert words in stream.err, stream.err
 
 
-def test_a_program_that_reads_nothing_ends_with_us(db, herald, tmp_path):
+def test_case_2_a_program_that_reads_nothing_ends_with_us(db, herald, tmp_path):
     # Given a program with a child that both ignore everything
     delivery.make_tables(db)
     pid = tmp_path / "pid"

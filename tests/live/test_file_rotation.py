@@ -107,18 +107,18 @@ def kill_at_random(db, herald, tmp_path, to, rows=300, args=()):
     return [e["new"]["n"] for e in events(tmp_path)], list(range(1, ROUNDS * rows + 1))
 
 
-def test_killed_at_random_while_files_are_closed(db, herald, tmp_path):
+def test_case_3_killed_at_random_while_files_are_closed(db, herald, tmp_path):
     found, wanted = kill_at_random(db, herald, tmp_path, f"file:{tmp_path}/out.json?rotate_size=1K")
     assert found == wanted
 
 
-def test_killed_at_random_while_files_are_compressed(db, herald, tmp_path):
+def test_case_3_killed_at_random_while_files_are_compressed(db, herald, tmp_path):
     found, wanted = kill_at_random(db, herald, tmp_path,
                                    f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=zstd")
     assert found == wanted
 
 
-def test_killed_at_random_with_a_format_without_positions(db, herald, tmp_path):
+def test_case_3_killed_at_random_with_a_format_without_positions(db, herald, tmp_path):
     found, wanted = kill_at_random(db, herald, tmp_path,
                                    f"file:{tmp_path}/out.json?rotate_size=1K&compress_closed=gzip",
                                    args=("--format", "pgevents"))
@@ -322,7 +322,7 @@ def test_days_with_several_files_are_numbered(db, herald, tmp_path):
     delivery.check(events(tmp_path), {"a": range(1, 25)})
 
 
-def test_a_full_disk_in_the_middle_of_rotations(db, herald, small_disk):  # noqa: F811
+def test_case_64_a_full_disk_in_the_middle_of_rotations(db, herald, small_disk):  # noqa: F811
     # Given a disk that a neighbour has nearly filled
     delivery.make_tables(db)
     ballast = small_disk / "ballast"

@@ -92,7 +92,7 @@ def test_many_events_arrive_once_and_in_order(db, herald, mock):
     check(mock.read("all"), {"a": range(1, 3001), "b": range(1, 1001)})
 
 
-def test_events_of_a_key_and_those_without_one_stay_in_a_partition(db, herald, mock):
+def test_case_66_events_of_a_key_and_those_without_one_stay_in_a_partition(db, herald, mock):
     mock.tell("topic", "many", 8)
     db.sql("create table a (n int primary key, body text); create table k (n int, body text)")
     stream = herald(db, "--to", mock.url("many"))
@@ -108,7 +108,7 @@ def test_events_of_a_key_and_those_without_one_stay_in_a_partition(db, herald, m
     assert len(set.union(*partitions.values())) > 1
 
 
-def test_brokers_that_are_down_at_the_start_are_waited_for(db, herald, brokers):
+def test_case_64_brokers_that_are_down_at_the_start_are_waited_for(db, herald, brokers):
     # Given a broker that is down, and one event
     kfake = brokers(kafka_server.Kfake(ready=False))
     delivery.make_tables(db)
@@ -126,7 +126,7 @@ def test_brokers_that_are_down_at_the_start_are_waited_for(db, herald, brokers):
     check(kfake.read("all"), {"a": range(1, 11)})
 
 
-def test_a_slot_stays_while_the_broker_is_down(db, herald, kfake):
+def test_case_2_a_slot_stays_while_the_broker_is_down(db, herald, kfake):
     # Case 2: given a stream whose broker is gone
     delivery.make_tables(db)
     stream = herald(db, "--to", kfake.url("all", timeout=1))
@@ -146,7 +146,7 @@ def test_a_slot_stays_while_the_broker_is_down(db, herald, kfake):
     check(kfake.read("all"), {"a": range(1, 3)}, repeats=True)
 
 
-def test_a_broker_that_stops_and_comes_back_has_all(db, herald, kfake):
+def test_case_64_a_broker_that_stops_and_comes_back_has_all(db, herald, kfake):
     delivery.make_tables(db)
     stream = herald(db, "--to", kfake.url("all", timeout=2))
     rows = Rows(db)
@@ -162,7 +162,7 @@ def test_a_broker_that_stops_and_comes_back_has_all(db, herald, kfake):
     check(kfake.read("all"), {"a": expected}, repeats=True)
 
 
-def test_a_leader_that_changes_repeats_nothing(db, herald, mock):
+def test_case_66_a_leader_that_changes_repeats_nothing(db, herald, mock):
     delivery.make_tables(db)
     stream = herald(db, "--to", mock.url("all"))
     rows = Rows(db)
@@ -176,7 +176,7 @@ def test_a_leader_that_changes_repeats_nothing(db, herald, mock):
     assert "is down" not in stream.err
 
 
-def test_a_broker_that_goes_and_another_that_leads(db, herald, mock):
+def test_case_66_a_broker_that_goes_and_another_that_leads(db, herald, mock):
     delivery.make_tables(db)
     mock.tell("leader", "all", 0, 1)
     stream = herald(db, "--to", mock.url("all", timeout=3))
@@ -191,7 +191,7 @@ def test_a_broker_that_goes_and_another_that_leads(db, herald, mock):
     check(mock.read("all"), {"a": expected}, repeats=True)
 
 
-def test_brokers_that_go_down_under_load_have_all(db, herald, mock):
+def test_case_64_brokers_that_go_down_under_load_have_all(db, herald, mock):
     """All connections are cut at once, in the middle of batches."""
     delivery.make_tables(db)
     stream = herald(db, "--to", mock.url("all", timeout=2))
@@ -211,7 +211,7 @@ def test_brokers_that_go_down_under_load_have_all(db, herald, mock):
 
 
 @pytest.mark.parametrize("params", ({}, {"transactional": "shop"}), ids=("idempotent", "transactional"))
-def test_killed_at_random_nothing_is_lost(db, herald, kfake, params):
+def test_case_3_killed_at_random_nothing_is_lost(db, herald, kfake, params):
     delivery.make_tables(db)
     url = kfake.url("all", **params)
     herald(db, "--to", url).kill9()
@@ -228,7 +228,7 @@ def test_killed_at_random_nothing_is_lost(db, herald, kfake, params):
     check(kfake.read("all"), {"a": expected}, repeats=not params)
 
 
-def test_a_broker_that_stops_within_transactions_has_nothing_twice(db, herald, kfake):
+def test_case_66_a_broker_that_stops_within_transactions_has_nothing_twice(db, herald, kfake):
     delivery.make_tables(db)
     stream = herald(db, "--to", kfake.url("all", transactional="shop", timeout=3))
     rows = Rows(db)
@@ -278,7 +278,7 @@ def test_a_slot_that_moved_is_noticed_by_the_position(db, herald, kfake):
     assert stream.wait_exit() == 76
 
 
-def test_a_message_that_is_too_large_stops(db, herald, mock):
+def test_case_66_a_message_that_is_too_large_stops(db, herald, mock):
     delivery.make_tables(db)
     stream = herald(db, "--to", mock.url("all"))
     db.sql("insert into a select 1, repeat('x', 2000000)")
@@ -287,7 +287,7 @@ def test_a_message_that_is_too_large_stops(db, herald, mock):
 
 
 @pytest.mark.parametrize("params", ({}, {"transactional": "shop"}))
-def test_messages_that_are_too_large_go_to_the_dead_letters(db, herald, kfake, tmp_path, params):
+def test_case_66_messages_that_are_too_large_go_to_the_dead_letters(db, herald, kfake, tmp_path, params):
     delivery.make_tables(db)
     dead = tmp_path / "dead.json"
     stream = herald(db, "--to", kfake.url("all", on_refused="dead-letter", dead_letter=f"file:{dead}",
@@ -302,7 +302,7 @@ def test_messages_that_are_too_large_go_to_the_dead_letters(db, herald, kfake, t
 
 
 @pytest.mark.parametrize("params", ({}, {"transactional": "shop"}))
-def test_a_broker_with_a_lower_limit_refuses_only_what_is_over_it(db, herald, brokers, params):
+def test_case_66_a_broker_with_a_lower_limit_refuses_only_what_is_over_it(db, herald, brokers, params):
     # Given a broker that takes less at once than the library sends by itself
     kfake = brokers(kafka_server.Kfake(largest=20000))
     delivery.make_tables(db)
@@ -320,7 +320,7 @@ def test_a_broker_with_a_lower_limit_refuses_only_what_is_over_it(db, herald, br
     assert stream.err.count("refused event") == 2
 
 
-def test_one_bad_record_of_a_batch_is_found(db, herald, mock):
+def test_case_66_one_bad_record_of_a_batch_is_found(db, herald, mock):
     """The broker refuses whole batches; the mock cluster does so a given number of times."""
     delivery.make_tables(db)
     mock.tell("fail", kafka_server.PRODUCE, kafka_server.INVALID_RECORD, 2)
@@ -332,7 +332,7 @@ def test_one_bad_record_of_a_batch_is_found(db, herald, mock):
     assert stream.err.count("refused event") == 1
 
 
-def test_a_missing_topic_is_said(db, herald, brokers):
+def test_case_66_a_missing_topic_is_said(db, herald, brokers):
     kfake = brokers(kafka_server.Kfake(auto="false"))
     delivery.make_tables(db)
     stream = herald(db, "--to", kfake.url("all"))
@@ -341,7 +341,7 @@ def test_a_missing_topic_is_said(db, herald, brokers):
     assert "no topic all" in stream.err and "kafka-topics" in stream.err
 
 
-def test_a_topic_that_may_not_be_written_is_said(db, herald, mock):
+def test_case_66_a_topic_that_may_not_be_written_is_said(db, herald, mock):
     mock.tell("topic-error", "all", kafka_server.AUTHORIZATION)
     delivery.make_tables(db)
     stream = herald(db, "--to", mock.url("all", timeout=2))
@@ -364,7 +364,7 @@ def test_a_password_is_shown_to_the_broker_and_to_nobody_else(db, herald, broker
     assert "s3cret" not in stream.err
 
 
-def test_a_wrong_password_is_said_but_not_shown(db, herald, brokers):
+def test_case_64_a_wrong_password_is_said_but_not_shown(db, herald, brokers):
     kfake = brokers(kafka_server.Kfake(user="PLAIN:me:s3cret"))
     stream = herald(db, "--to", kfake.url("all", user="me:wr0ng@"), ready=False)
     assert stream.wait_exit() == 78
@@ -380,7 +380,7 @@ def test_wrong_properties_are_said_without_their_secrets(db, herald, mock):
         assert word in stream.err and "s3cret" not in stream.err
 
 
-def test_tls_is_verified(db, herald, brokers, tmp_path):
+def test_case_64_tls_is_verified(db, herald, brokers, tmp_path):
     # Given a broker with a certificate of a private authority, for 127.0.0.1
     ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     cert, key = ca.issue("127.0.0.1")
@@ -407,7 +407,7 @@ def test_tls_is_verified(db, herald, brokers, tmp_path):
     assert "verify failed" in stream.err
 
 
-def test_debezium_deletes_are_followed_by_tombstones(db, herald, mock):
+def test_case_66_debezium_deletes_are_followed_by_tombstones(db, herald, mock):
     db.sql("create table t (id int primary key, v text); create table k (v text)")
     stream = herald(db, "--to", mock.url("all", format="debezium"))
     db.sql("insert into t values (1, 'a'); update t set v = 'b'; update t set id = 2; delete from t;"

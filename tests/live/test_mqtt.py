@@ -1,14 +1,11 @@
 """MQTT: Debian's Mosquitto, read with mosquitto_sub."""
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 
 import pytest
 
-import cut
 import delivery
 import mqtt_server
 import tls
@@ -27,7 +24,7 @@ def mosquitto():
 
     yield make
     for one in made:
-        one.close()
+        one.remove()
 
 
 def check(messages, expected, **options):
@@ -40,7 +37,7 @@ def let_in(folder):
         one.chmod(0o755)
 
 
-def test_events_arrive_with_topic_id_and_body(db, herald, mosquitto):
+def test_case_68_events_arrive_with_topic_id_and_body(db, herald, mosquitto):
     # Given a broker with a reader, and a table whose name has MQTT's special characters
     broker = mosquitto()
     reader = broker.subscribe()
@@ -59,7 +56,7 @@ def test_events_arrive_with_topic_id_and_body(db, herald, mosquitto):
 
 
 @pytest.mark.parametrize("qos", (1, 2))
-def test_many_events_arrive_once_and_in_order(db, herald, mosquitto, qos):
+def test_case_68_many_events_arrive_once_and_in_order(db, herald, mosquitto, qos):
     broker = mosquitto()
     reader = broker.subscribe()
     delivery.make_tables(db)
@@ -69,7 +66,7 @@ def test_many_events_arrive_once_and_in_order(db, herald, mosquitto, qos):
     check(reader.wait(3000), {"a": range(1, 3001)})
 
 
-def test_a_broker_that_is_down_at_the_start_is_waited_for(db, herald, mosquitto):
+def test_case_64_a_broker_that_is_down_at_the_start_is_waited_for(db, herald, mosquitto):
     broker = mosquitto()
     reader = broker.subscribe()
     broker.stop()
@@ -84,7 +81,7 @@ def test_a_broker_that_is_down_at_the_start_is_waited_for(db, herald, mosquitto)
 
 
 @pytest.mark.parametrize("qos", (1, 2))
-def test_a_broker_that_restarts_under_load_has_all(db, herald, mosquitto, qos):
+def test_case_64_a_broker_that_restarts_under_load_has_all(db, herald, mosquitto, qos):
     """It is stopped, not killed: Mosquitto answers before it saves."""
     broker = mosquitto()
     reader = broker.subscribe()
@@ -102,23 +99,23 @@ def test_a_broker_that_restarts_under_load_has_all(db, herald, mosquitto, qos):
 
 
 @pytest.mark.parametrize("qos", (1, 2))
-def test_a_connection_cut_under_load_loses_nothing(db, herald, mosquitto, qos):
+def test_case_64_a_connection_cut_under_load_loses_nothing(db, herald, mosquitto, new_proxy, qos):
     broker = mosquitto()
     reader = broker.subscribe()
     delivery.make_tables(db)
-    with contextlib.closing(cut.Cable(broker.port)) as cable:
-        stream = herald(db, "--to", broker.url("all", qos=qos, port=cable.port))
-        for i in range(ROUNDS):
-            delivery.insert(db, 500 * i + 1, 500 * i + 500)
-            stream.wait_until(lambda: len(reader.messages) > 500 * i + 20, "some of them")
-            cable.cut()
-        stream.wait_confirmed(db)
-        total = 500 * ROUNDS
-        reader.wait_for(lambda: json.loads(reader.messages[-1].body)["new"]["n"] == total)
-        check(reader.messages, {"a": range(1, total + 1)}, repeats=True)
+    proxy = new_proxy(broker.port)
+    stream = herald(db, "--to", broker.url("all", qos=qos, port=proxy.port))
+    for i in range(ROUNDS):
+        delivery.insert(db, 500 * i + 1, 500 * i + 500)
+        stream.wait_until(lambda: len(reader.messages) > 500 * i + 20, "some of them")
+        proxy.cut()
+    stream.wait_confirmed(db)
+    total = 500 * ROUNDS
+    reader.wait_for(lambda: json.loads(reader.messages[-1].body)["new"]["n"] == total)
+    check(reader.messages, {"a": range(1, total + 1)}, repeats=True)
 
 
-def test_a_broker_that_answers_nothing_is_left(db, herald, mosquitto):
+def test_case_2_a_broker_that_answers_nothing_is_left(db, herald, mosquitto):
     # Given a broker that stands still
     broker = mosquitto()
     reader = broker.subscribe()
@@ -126,19 +123,19 @@ def test_a_broker_that_answers_nothing_is_left(db, herald, mosquitto):
     stream = herald(db, "--to", broker.url("all", timeout=1))
     delivery.insert(db, 1, 10)
     stream.wait_confirmed(db)
-    broker.process.send_signal(signal.SIGSTOP)
+    broker.freeze()
     try:
         before = db.wal_lsn()
         delivery.insert(db, 11, 20)
         stream.wait_log("answers nothing")
         assert db.slot_state()["confirmed"] <= before
     finally:
-        broker.process.send_signal(signal.SIGCONT)
+        broker.freeze(False)
     stream.wait_confirmed(db)
     check(reader.wait(20), {"a": range(1, 21)}, repeats=True)
 
 
-def test_killed_at_random_nothing_is_lost(db, herald, mosquitto):
+def test_case_3_killed_at_random_nothing_is_lost(db, herald, mosquitto):
     broker = mosquitto()
     reader = broker.subscribe()
     delivery.make_tables(db)
@@ -157,7 +154,7 @@ def test_killed_at_random_nothing_is_lost(db, herald, mosquitto):
     check(reader.messages, {"a": range(1, total + 1)}, repeats=True)
 
 
-def test_a_message_that_is_too_large_stops(db, herald, mosquitto):
+def test_case_68_a_message_that_is_too_large_stops(db, herald, mosquitto):
     broker = mosquitto(max_packet_size=5000)
     delivery.make_tables(db)
     stream = herald(db, "--to", broker.url("all"))
@@ -166,7 +163,7 @@ def test_a_message_that_is_too_large_stops(db, herald, mosquitto):
     assert "larger than the broker allows" in stream.err and "public.a" in stream.err
 
 
-def test_messages_that_are_too_large_go_to_the_dead_letters(db, herald, mosquitto, tmp_path):
+def test_case_64_messages_that_are_too_large_go_to_the_dead_letters(db, herald, mosquitto, tmp_path):
     broker = mosquitto(max_packet_size=5000)
     reader = broker.subscribe()
     delivery.make_tables(db)
@@ -180,7 +177,7 @@ def test_messages_that_are_too_large_go_to_the_dead_letters(db, herald, mosquitt
     assert [json.loads(one["body"])["new"]["n"] for one in letters] == [5, 6]
 
 
-def test_a_topic_that_may_not_be_written_is_refused(db, herald, mosquitto, tmp_path):
+def test_case_68_a_topic_that_may_not_be_written_is_refused(db, herald, mosquitto, tmp_path):
     acl = tmp_path / "acl"
     let_in(tmp_path)
     acl.write_text("topic write good\ntopic read #\n")
@@ -195,7 +192,7 @@ def test_a_topic_that_may_not_be_written_is_refused(db, herald, mosquitto, tmp_p
     assert stream.err.count("refused event") == 1 and "Not authorized" in stream.err
 
 
-def test_outputs_to_one_broker_do_not_disturb_each_other(db, herald, mosquitto):
+def test_case_68_outputs_to_one_broker_do_not_disturb_each_other(db, herald, mosquitto):
     broker = mosquitto()
     reader = broker.subscribe()
     delivery.make_tables(db)
@@ -208,7 +205,7 @@ def test_outputs_to_one_broker_do_not_disturb_each_other(db, herald, mosquitto):
     assert "is down" not in stream.err
 
 
-def test_a_password_is_checked_and_never_shown(db, herald, mosquitto, tmp_path):
+def test_case_64_a_password_is_checked_and_never_shown(db, herald, mosquitto, tmp_path):
     passwords = tmp_path / "passwords"
     let_in(tmp_path)
     subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "me", "s3cret"], check=True)
@@ -233,7 +230,7 @@ def test_the_old_version_works_too(db, herald, mosquitto):
     check(reader.wait(500), {"a": range(1, 501)})
 
 
-def test_tls_is_verified(db, herald, mosquitto, tmp_path):
+def test_case_64_tls_is_verified(db, herald, mosquitto, tmp_path):
     # Given a broker with a certificate of a private authority, for 127.0.0.1
     let_in(tmp_path)
     ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")

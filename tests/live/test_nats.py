@@ -1,15 +1,11 @@
 """Output to NATS JetStream, with real servers."""
-import contextlib
 import json
 import os
 import random
-import signal
-import threading
 
 import pytest
 
 import delivery
-import postgres
 import tls
 from nats_server import NatsServer
 from postgres import wait_until
@@ -70,7 +66,7 @@ def test_the_default_subject_names_database_schema_table_and_action(db, herald, 
     assert [m[0] for m in nats.messages("S")] == [f"{db.name}.public.odd%2Ena%20me.insert"]
 
 
-def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_nats):
+def test_case_64_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_nats):
     # Given a server that does not run
     nats = new_nats(start=False)
     stream = start_rows(db, herald, nats, ready=False)
@@ -86,25 +82,10 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_nats):
     delivery.check(nats.events("S"), {"a": range(1, 4)})
 
 
-def insert_in_background(db, last):
-    """Rows 1 to last of a and b, each in a transaction of its own."""
-    def run():
-        with contextlib.closing(db.connect()) as connection:
-            for n in range(1, last + 1):
-                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def check_both(events, last):
-    delivery.check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)})
-
-
-def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, nats):
+def test_case_64_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, nats):
     # Given a stream of events under way
     stream = start_rows(db, herald, nats)
-    writer = insert_in_background(db, 3000)
+    writer = delivery.insert_in_background(db, 3000)
 
     # when the server is killed and started, twice
     for least in (200, 1200):
@@ -116,16 +97,16 @@ def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald,
 
     # then all is there once, in order
     stream.wait_confirmed(db)
-    check_both(nats.events("S"), 3000)
+    delivery.check_both(nats.events("S"), 3000)
 
 
-def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
+def test_case_3_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
     # Given a writer
     luck = random.Random(1)
     delivery.make_tables(db)
     herald(db, "--to", nats.url("?stream=S")).stop()
     last = 1000 * ROUNDS
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
 
     # when pgherald is killed again and again, sometimes behind the window of duplicates
     for _ in range(ROUNDS):
@@ -139,10 +120,10 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, nats):
     # then the last run completes the stream
     stream = herald(db, "--to", nats.url("?stream=S"))
     stream.wait_confirmed(db)
-    check_both(nats.events("S"), last)
+    delivery.check_both(nats.events("S"), last)
 
 
-def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
+def test_case_64_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
     # Given a connection that is cut after so many bytes, five times
     proxy = new_proxy(nats.port, cuts=[40_000, 70_001, 100_002, 5_003, 200_004])
     delivery.make_tables(db)
@@ -155,22 +136,46 @@ def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, nats, new_proxy):
     assert not proxy.cuts
 
 
-def test_a_server_that_stops_answering_is_left(db, herald, nats):
+@pytest.mark.parametrize(("writer", "repeats"), [("&writer=shop", 0), ("", 5)])
+def test_case_65_a_named_writer_knows_its_messages_again_when_its_settings_change(db, herald, nats, new_proxy,
+                                                                           writer, repeats):
+    # Given events that are stored, but whose acknowledgements are lost
+    delivery.make_tables(db)
+    proxy = new_proxy(nats.port)
+    stream = herald(db, "--to", nats.url(f"?stream=S{writer}", port=proxy.port))
+    delivery.insert(db, 1, 10)
+    stream.wait_confirmed(db)
+    proxy.mute = True
+    delivery.insert(db, 11, 15)
+    wait_until(lambda: nats.count("S") == 15, "the messages")
+    stream.kill9()
+
+    # when the output comes back with another URL and other tables
+    stream = herald(db, "--to", nats.url(f"?stream=S{writer}"), "--tables", "public.*")
+    delivery.insert(db, 16, 20)
+    stream.wait_confirmed(db)
+
+    # then it repeats what it does not know as its own
+    delivery.check(nats.events("S"), {"a": range(1, 21)}, repeats=bool(repeats))
+    assert nats.count("S") == 20 + repeats
+
+
+def test_case_64_a_server_that_stops_answering_is_left(db, herald, nats):
     # Given a server that is frozen
     stream = start_rows(db, herald, nats, path="?stream=S&ack_wait=1")
     delivery.insert(db, 1, 10)
     stream.wait_confirmed(db)
-    nats.process.send_signal(signal.SIGSTOP)
+    nats.freeze()
     delivery.insert(db, 11, 20)
 
     # when no acknowledgement comes, then that is an error; and all is well when it goes on
     stream.wait_log("acknowledged nothing for 1 s")
-    nats.process.send_signal(signal.SIGCONT)
+    nats.freeze(False)
     stream.wait_confirmed(db)
     delivery.check(nats.events("S"), {"a": range(1, 21)})
 
 
-def test_a_full_stream_is_waited_for_and_keeps_the_order(db, herald, nats):
+def test_case_64_a_full_stream_is_waited_for_and_keeps_the_order(db, herald, nats):
     # Given a stream that takes nothing more when it has 100 kB, and rows of different sizes: one
     # that is too large for what is left is followed by some that are not
     nats.make_stream("S", f"{db.name}.>", max_bytes=100_000, discard="new")
@@ -189,7 +194,7 @@ def test_a_full_stream_is_waited_for_and_keeps_the_order(db, herald, nats):
     delivery.check(nats.events("S"), {"a": range(1, 1001)})
 
 
-def test_too_large_messages_stop_the_stream(db, herald, nats):
+def test_case_64_too_large_messages_stop_the_stream(db, herald, nats):
     nats.make_stream("S", f"{db.name}.>", max_msg_size=2000)
     stream = start_rows(db, herald, nats, path="")
     delivery.insert(db, 1, 3)
@@ -199,7 +204,7 @@ def test_too_large_messages_stop_the_stream(db, herald, nats):
     delivery.check(nats.events("S"), {"a": range(1, 4)})
 
 
-def test_too_large_messages_can_be_skipped(db, herald, new_nats):
+def test_case_64_too_large_messages_can_be_skipped(db, herald, new_nats):
     nats = new_nats(config="max_payload: 4096")
     nats.make_stream("S", f"{db.name}.>", max_msg_size=2000)
     stream = start_rows(db, herald, nats, "--on-refused", "skip", path="")
@@ -209,7 +214,7 @@ def test_too_large_messages_can_be_skipped(db, herald, new_nats):
     delivery.check(nats.events("S"), {"a": (1, 2, 3, 5, 6, 8, 9)})
 
 
-def test_too_large_messages_can_go_to_a_stream_of_dead_letters(db, herald, nats, tmp_path):
+def test_case_64_too_large_messages_can_go_to_a_stream_of_dead_letters(db, herald, nats, tmp_path):
     nats.make_stream("S", "rows.>", max_msg_size=2000)
     nats.make_stream("DEAD", "dead.>")
     delivery.make_tables(db)
@@ -240,7 +245,7 @@ def test_subjects_that_do_not_fit_are_refused(db, herald, nats):
 
 
 @pytest.mark.parametrize("discard", ["old", "new"])
-def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, tmp_path, discard):
+def test_case_3_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, tmp_path, discard):
     # Given two processes with slots of their own, and one of them with two outputs
     nats.make_stream("S", "rows.>", discard=discard)
     delivery.make_tables(db)
@@ -256,7 +261,7 @@ def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, 
     last = 1000 * ROUNDS // 2
     for stream in start():
         stream.stop()
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
 
     # when both are killed again and again, and no window of duplicates helps
     nats.edit_stream("S", duplicate_window=100_000_000)
@@ -274,10 +279,10 @@ def test_two_outputs_to_one_stream_lose_nothing_of_each_other(db, herald, nats, 
     # then each has written all, once, in order
     messages = nats.messages("S")
     for name in ("one", "two"):
-        check_both([json.loads(m[2]) for m in messages if m[0].startswith(f"rows.{name}.")], last)
+        delivery.check_both([json.loads(m[2]) for m in messages if m[0].startswith(f"rows.{name}.")], last)
 
 
-def test_a_hole_in_a_shared_stream_is_filled_without_repeats(db, herald, nats, new_proxy):
+def test_case_65_a_hole_in_a_shared_stream_is_filled_without_repeats(db, herald, nats, new_proxy):
     # Given an output that shares its stream with another program, and whose acknowledgements are lost
     nats.make_stream("S", "rows.>")
     with nats.client() as other:
@@ -320,18 +325,18 @@ def refused(herald, db, url, *args):
     return stream.err
 
 
-def test_no_stream_for_the_subject_says_how_to_make_one(db, herald, nats):
+def test_case_65_no_stream_for_the_subject_says_how_to_make_one(db, herald, nats):
     err = refused(herald, db, nats.url("orders.{table}"))
     assert "no stream takes orders.*" in err and "nats stream add NAME --subjects 'orders.*'" in err
 
 
-def test_several_streams_for_the_subject_want_a_name(db, herald, nats):
+def test_case_65_several_streams_for_the_subject_want_a_name(db, herald, nats):
     nats.make_stream("A", "orders.a")
     nats.make_stream("B", "orders.b")
     assert "stream=NAME" in refused(herald, db, nats.url("orders.{table}"))
 
 
-def test_a_stream_for_other_subjects_is_not_taken(db, herald, nats):
+def test_case_65_a_stream_for_other_subjects_is_not_taken(db, herald, nats):
     nats.make_stream("S", "orders.>")
     err = refused(herald, db, nats.url("shop.{table}?stream=S"))
     assert "stream S has no subject that fits shop.*" in err
@@ -348,7 +353,7 @@ AUTH = """authorization { users: [
 ] }"""
 
 
-def test_passwords_let_in_or_not_and_are_never_shown(db, herald, new_nats):
+def test_case_64_passwords_let_in_or_not_and_are_never_shown(db, herald, new_nats):
     nats = new_nats(config=AUTH, user={"user": "app", "pass": "s3cret-pw"})
     err = refused(herald, db, nats.url("?stream=S", user="app:wr0ng-pw"))
     assert "does not let us in" in err and "wr0ng-pw" not in err
@@ -362,6 +367,26 @@ def test_passwords_let_in_or_not_and_are_never_shown(db, herald, new_nats):
     stream.wait_confirmed(db)
     assert stream.stop() == [] and "s3cret-pw" not in stream.err
     delivery.check(nats.events("S"), {"a": range(1, 4)})
+
+
+def test_case_64_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, new_nats):
+    # Given a server that learns of another password
+    nats = new_nats(config=AUTH, user={"user": "app", "pass": "s3cret-pw"})
+    delivery.make_tables(db)
+    stream = herald(db, "--to", nats.url("?stream=S", user="app:s3cret-pw"))
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    nats.configure(AUTH.replace("s3cret-pw", "n3w-pw"))
+    nats.user["pass"] = "n3w-pw"
+    nats.reload()
+
+    # then that is said, and with the new one nothing is lost or comes twice
+    assert stream.wait_exit() == 78
+    assert "does not let us in" in stream.err and "s3cret-pw" not in stream.err
+    delivery.insert(db, 4, 6)
+    stream = herald(db, "--to", nats.url("?stream=S", user="app:n3w-pw"))
+    stream.wait_confirmed(db)
+    delivery.check(nats.events("S"), {"a": range(1, 7)})
 
 
 def test_a_user_who_may_not_publish_is_told(db, herald, new_nats):
@@ -383,7 +408,7 @@ def test_a_token_lets_in(db, herald, new_nats):
     assert "does not let us in" in refused(herald, db, nats.url("?stream=S&token=wr0ng"), "--slot", "other")
 
 
-def test_tls_is_verified(db, herald, new_nats, tmp_path):
+def test_case_64_tls_is_verified(db, herald, new_nats, tmp_path):
     # Given a server with a certificate of a private authority
     right, wrong = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     cert, key = right.issue("localhost")

@@ -53,7 +53,7 @@ def test_a_file_of_another_kind_is_left_alone(db, herald, tmp_path):
     assert path.read_text() == "my notes\n"
 
 
-def test_a_path_that_cannot_be_written_says_so(db, herald, tmp_path):
+def test_case_64_a_path_that_cannot_be_written_says_so(db, herald, tmp_path):
     stream = herald(db, "--to", f"file:{tmp_path}/no/such/folder/out.json", ready=False)
     assert stream.wait_exit() == 78
     assert "no/such/folder/out.json" in stream.err
@@ -73,7 +73,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_loses_nothing(db, herald, small_disk):
+def test_case_64_a_full_disk_loses_nothing(db, herald, small_disk):
     # Given a disk that a neighbour has nearly filled
     make_tables(db)
     ballast = small_disk / "ballast"

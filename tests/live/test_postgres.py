@@ -9,7 +9,6 @@ import postgres
 import pytest
 import tls
 from herald import read_events
-from proxy import Proxy
 from test_output import small_disk  # noqa: F401
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 4))
@@ -63,7 +62,7 @@ def test_events_are_rows_and_the_tables_are_made(db, target, herald):
     assert position == rows[-1][1]
 
 
-def test_killed_at_random_every_row_is_there_once(db, target, herald):
+def test_case_3_killed_at_random_every_row_is_there_once(db, target, herald):
     # Given a stream into a table
     delivery.make_tables(db)
     luck = random.Random(11)
@@ -115,10 +114,10 @@ def test_case_64_the_server_is_down_at_start_and_comes_back(db, far, herald):
     delivery.check(far_events(far), {"a": range(1, 11)})
 
 
-def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald):
+def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald, new_proxy):
     # Given a stream through a proxy, in small transactions
     delivery.make_tables(db)
-    proxy = Proxy(far.port)
+    proxy = new_proxy(far.port)
     stream = herald(db, "--to", far_url(far, proxy.port))
 
     # when its connections are cut again and again, and the server dies as in a power cut
@@ -133,7 +132,6 @@ def test_case_64_the_server_dies_and_connections_are_cut(db, far, herald):
     # then every row is there once
     stream.wait_confirmed(db)
     delivery.check(far_events(far), {"a": range(1, ROUNDS * 400 + 401)})
-    proxy.close()
 
 
 def test_what_a_dead_process_left_behind_does_not_come_in_between(db, target, herald):
@@ -181,7 +179,7 @@ def test_a_refused_row_stops_the_stream_behind_what_was_before(db, target, heral
     assert [e["new"]["n"] for e in events(target)] == list(range(1, 10))
 
 
-def test_refused_rows_are_skipped_or_go_to_the_dead_letters(db, target, herald, tmp_path):
+def test_case_64_refused_rows_are_skipped_or_go_to_the_dead_letters(db, target, herald, tmp_path):
     letters = tmp_path / "letters.json"
     stream = start_odd(db, target, herald, "--on-refused", "dead-letter", "--dead-letter", f"file:{letters}")
     stream.wait_confirmed(db)
@@ -293,7 +291,7 @@ def test_only_inserting_is_needed_where_the_tables_are_there(db, far, herald):
     delivery.check(far_events(far), {"a": range(1, 6)})
 
 
-def test_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
+def test_case_64_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
     delivery.make_tables(db)
     ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     cert, key = ca.issue("localhost", far.owner or None)
@@ -316,7 +314,7 @@ def test_tls_is_verified_as_libpq_does(db, far, herald, tmp_path):
     delivery.check(far_events(far), {"a": range(1, 6)})
 
 
-def test_a_full_disk_loses_nothing(db, server, target, herald, small_disk):
+def test_case_64_a_full_disk_loses_nothing(db, server, target, herald, small_disk):
     # Given a table on a small disk that a neighbour has nearly filled
     delivery.make_tables(db)
     herald(db, "--to", url(target)).stop()

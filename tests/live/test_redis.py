@@ -1,17 +1,13 @@
 """Output to Redis streams, with real servers."""
-import contextlib
 import json
 import os
 import random
-import signal
-import threading
 
 import pytest
 
 import delivery
-import postgres
 import tls
-from postgres import wait_until
+from postgres import free_port, wait_until
 from redis_server import RedisServer
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "4"))
@@ -41,21 +37,6 @@ def start_rows(db, herald, redis, *args, path="rows", **more):
     return herald(db, "--to", redis.url(path), *args, **more)
 
 
-def insert_in_background(db, last):
-    """Rows 1 to last of a and b, each in a transaction of its own."""
-    def run():
-        with contextlib.closing(db.connect()) as connection:
-            for n in range(1, last + 1):
-                postgres.execute(connection, f"insert into {'ab'[n % 2]} values ({n})")
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def check_both(events, last):
-    delivery.check(events, {"a": range(2, last + 1, 2), "b": range(1, last + 1, 2)})
-
-
 def test_events_arrive_with_stream_id_and_body(db, herald, redis):
     stream = start_rows(db, herald, redis, path="")
     delivery.insert(db, 1, 3)
@@ -82,7 +63,7 @@ def test_a_number_at_the_beginning_of_the_path_is_the_database(db, herald, redis
     assert len(redis.entries(name.replace("{db}", db.name), db=number)) == 3
 
 
-def test_streams_are_trimmed_and_fields_named(db, herald, redis):
+def test_case_69_streams_are_trimmed_and_fields_named(db, herald, redis):
     stream = start_rows(db, herald, redis, path="rows?maxlen=100&field=body")
     db.sql("insert into a select generate_series(1, 5000)")
     stream.wait_confirmed(db)
@@ -91,7 +72,7 @@ def test_streams_are_trimmed_and_fields_named(db, herald, redis):
     assert [e["new"]["n"] for e in events] == list(range(5001 - len(events), 5001))
 
 
-def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_redis):
+def test_case_64_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_redis):
     redis = new_redis(start=False)
     stream = start_rows(db, herald, redis, ready=False)
     stream.wait_log("is down")
@@ -102,9 +83,9 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(db, herald, new_redis)
     delivery.check(redis.events("rows"), {"a": range(1, 4)})
 
 
-def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, redis):
+def test_case_64_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald, redis):
     stream = start_rows(db, herald, redis)
-    writer = insert_in_background(db, 3000)
+    writer = delivery.insert_in_background(db, 3000)
     for least in (200, 1200):
         wait_until(lambda: redis.count("rows") >= least, "entries")
         redis.kill9()
@@ -112,7 +93,7 @@ def test_a_server_killed_and_started_again_loses_and_repeats_nothing(db, herald,
         redis.start()
     writer.join()
     stream.wait_confirmed(db)
-    check_both(redis.events("rows"), 3000)
+    delivery.check_both(redis.events("rows"), 3000)
 
 
 def test_an_idle_connection_that_ends_is_noticed(db, herald, redis):
@@ -123,11 +104,11 @@ def test_an_idle_connection_that_ends_is_noticed(db, herald, redis):
     stream.wait_log("is back")
 
 
-def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
+def test_case_3_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     luck = random.Random(1)
     start_rows(db, herald, redis).stop()
     last = 1000 * ROUNDS
-    writer = insert_in_background(db, last)
+    writer = delivery.insert_in_background(db, last)
     for _ in range(ROUNDS):
         stream = herald(db, "--to", redis.url("rows"))
         wanted = redis.count("rows") + luck.randrange(1, 800)
@@ -136,10 +117,10 @@ def test_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     writer.join()
     stream = herald(db, "--to", redis.url("rows"))
     stream.wait_confirmed(db)
-    check_both(redis.events("rows"), last)
+    delivery.check_both(redis.events("rows"), last)
 
 
-def test_entries_that_were_consumed_and_deleted_do_not_come_again(db, herald, redis, new_proxy):
+def test_case_69_entries_that_were_consumed_and_deleted_do_not_come_again(db, herald, redis, new_proxy):
     # Given a connection that lets no reply through any more
     proxy = new_proxy(redis.port)
     delivery.make_tables(db)
@@ -161,7 +142,7 @@ def test_entries_that_were_consumed_and_deleted_do_not_come_again(db, herald, re
     delivery.check(redis.events("rows"), {"a": (5,)})
 
 
-def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, redis, new_proxy):
+def test_case_64_a_connection_cut_in_the_middle_of_a_batch(db, herald, redis, new_proxy):
     proxy = new_proxy(redis.port, cuts=[40_000, 70_001, 100_002, 5_003, 200_004])
     delivery.make_tables(db)
     stream = herald(db, "--to", redis.url("rows", port=proxy.port))
@@ -171,7 +152,7 @@ def test_a_connection_cut_in_the_middle_of_a_batch(db, herald, redis, new_proxy)
     assert not proxy.cuts
 
 
-def test_full_memory_is_waited_for_and_keeps_the_order(db, herald, redis):
+def test_case_69_full_memory_is_waited_for_and_keeps_the_order(db, herald, redis):
     # Given a server without room, and rows of different sizes
     stream = start_rows(db, herald, redis)
     redis.raw("config", "set", "maxmemory", "3mb")
@@ -196,7 +177,7 @@ def small_redis(new_redis):
     return new_redis(**{"proto-max-bulk-len": "1mb"})
 
 
-def test_too_large_messages_stop_the_stream(db, herald, small_redis):
+def test_case_64_too_large_messages_stop_the_stream(db, herald, small_redis):
     stream = start_rows(db, herald, small_redis)
     delivery.insert(db, 1, 3)
     db.sql("insert into a values (4, repeat('x', 2000000))")
@@ -205,7 +186,7 @@ def test_too_large_messages_stop_the_stream(db, herald, small_redis):
     delivery.check(small_redis.events("rows"), {"a": (1, 2, 3)})
 
 
-def test_too_large_messages_can_be_skipped(db, herald, small_redis):
+def test_case_64_too_large_messages_can_be_skipped(db, herald, small_redis):
     stream = start_rows(db, herald, small_redis, "--on-refused", "skip")
     db.sql("insert into a select n, repeat('x', case n when 3 then 2000000 else 1 end) "
            "from generate_series(1, 5) n")
@@ -213,7 +194,7 @@ def test_too_large_messages_can_be_skipped(db, herald, small_redis):
     delivery.check(small_redis.events("rows"), {"a": (1, 2, 4, 5)})
 
 
-def test_refused_messages_can_go_to_a_stream_of_dead_letters(db, herald, redis, tmp_path):
+def test_case_64_refused_messages_can_go_to_a_stream_of_dead_letters(db, herald, redis, tmp_path):
     # Given an address that is a key of another kind
     delivery.make_tables(db)
     redis.raw("set", "rows.a", "something")
@@ -298,7 +279,7 @@ def test_an_output_with_other_settings_takes_its_stream_over(db, herald, redis):
 # Setups that are wrong
 
 
-def test_passwords_let_in_or_not_and_are_never_shown(db, herald, new_redis):
+def test_case_64_passwords_let_in_or_not_and_are_never_shown(db, herald, new_redis):
     redis = new_redis(password="s3cret-pw")
     err = refused(herald, db, redis.url("rows", user=":wr0ng-pw"))
     assert "user or password are wrong" in err and "wr0ng-pw" not in err
@@ -310,6 +291,25 @@ def test_passwords_let_in_or_not_and_are_never_shown(db, herald, new_redis):
     stream.stop()
     assert "s3cret-pw" not in stream.err
     delivery.check(redis.events("rows"), {"a": range(1, 4)})
+
+
+def test_case_64_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, redis):
+    # Given a user whose password is changed, and whose connections end
+    delivery.make_tables(db)
+    redis.raw("acl", "setuser", "app", "on", ">s3cret-one", "~*", "+@all")
+    stream = herald(db, "--to", redis.url("rows", user="app:s3cret-one"))
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    redis.raw("acl", "setuser", "app", "resetpass", ">s3cret-two")
+    redis.raw("client", "kill", "user", "app")
+
+    # then that is said, and with the new one nothing is lost or comes twice
+    assert stream.wait_exit() == 78
+    assert "user or password are wrong" in stream.err and "s3cret" not in stream.err
+    delivery.insert(db, 4, 6)
+    stream = herald(db, "--to", redis.url("rows", user="app:s3cret-two"))
+    stream.wait_confirmed(db)
+    delivery.check(redis.events("rows"), {"a": range(1, 7)})
 
 
 def test_a_user_who_may_not_add_is_told(db, herald, redis):
@@ -326,7 +326,33 @@ def test_a_database_that_is_missing_is_an_error(db, herald, redis):
     assert "no such database" in refused(herald, db, redis.url("99/rows"))
 
 
-def test_tls_is_verified(db, herald, new_redis, tmp_path):
+def test_case_69_a_cluster_of_several_nodes_is_refused(db, herald, new_redis):
+    # Given two nodes, one of which has only the slot of the stream rows.b
+    one, two = (new_redis(**{"cluster-enabled": "yes", "cluster-port": free_port()}) for _ in range(2))
+    slot = int(one.raw("cluster", "keyslot", "rows.b"))
+    assert slot != int(one.raw("cluster", "keyslot", "pgherald:writers"))
+    one.raw("cluster", "addslotsrange", 0, slot - 1, slot + 1, 16383)
+    two.raw("cluster", "addslots", slot)
+    two.raw("cluster", "meet", "127.0.0.1", one.port, one.raw("config", "get", "cluster-port").split()[1])
+    for node in (one, two):
+        wait_until(lambda: "cluster_state:ok" in node.raw("cluster", "info"), "the cluster")  # noqa: B023
+    delivery.make_tables(db)
+    stream = herald(db, "--to", one.url("rows.{table}"))
+
+    # when an event is for the other node
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    before = db.wal_lsn()
+    delivery.insert(db, 1, 1, table="b")
+
+    # then it is said, and the event is not lost
+    assert stream.wait_exit() == 78
+    assert "another node of its cluster" in stream.err
+    assert db.slot_state()["confirmed"] <= before
+    delivery.check(one.events("rows.a"), {"a": range(1, 4)})
+
+
+def test_case_64_tls_is_verified(db, herald, new_redis, tmp_path):
     right, wrong = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     redis = new_redis(tls=(right.cert, *right.issue("localhost")), host="localhost")
     by_ip = new_redis(tls=(right.cert, *right.issue("127.0.0.1")))

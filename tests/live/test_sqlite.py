@@ -48,7 +48,7 @@ def test_events_are_rows_and_the_file_is_made(db, herald, tmp_path):
     assert ask(path, "pragma journal_mode")[0]["journal_mode"] == "wal"
 
 
-def test_killed_at_random_every_row_is_there_once(db, herald, tmp_path):
+def test_case_3_killed_at_random_every_row_is_there_once(db, herald, tmp_path):
     delivery.make_tables(db)
     luck = random.Random(12)
     path = tmp_path / "out.db"
@@ -91,7 +91,7 @@ def test_case_64_a_locked_file_is_waited_for(db, herald, tmp_path):
     delivery.check(events(path), {"a": range(1, 21)})
 
 
-def test_a_full_disk_loses_nothing(db, herald, small_disk):
+def test_case_64_a_full_disk_loses_nothing(db, herald, small_disk):
     delivery.make_tables(db)
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * 700_000)
@@ -106,7 +106,7 @@ def test_a_full_disk_loses_nothing(db, herald, small_disk):
     delivery.check(events(path), {"a": range(1, 601)})
 
 
-def test_refused_rows_stop_are_skipped_or_go_to_the_dead_letters(db, herald, tmp_path):
+def test_case_64_refused_rows_stop_are_skipped_or_go_to_the_dead_letters(db, herald, tmp_path):
     delivery.make_tables(db)
     path, letters = tmp_path / "out.db", tmp_path / "letters.db"
     herald(db, "--to", to(path)).stop()

@@ -392,6 +392,41 @@ def test_store_reading_takes_no_transaction_ids(db, orders):
     assert db.sql("select txid_snapshot_xmax(txid_current_snapshot())") == before
 
 
+# What a stranger can do: make others wait
+
+
+@pytest.mark.parametrize("forged", ["999999999", "-5", "0x1", "no number", "", "mine"])
+def test_store_a_forged_mark_hides_no_appender(db, orders, forged):
+    """Given an appender that has set the setting by which the trigger remembers its mark; then readers
+    wait for its commit as for any other's."""
+    orders.append("1", event())
+    with contextlib.closing(db.connect(autocommit=False)) as connection:
+        name = f"pgherald.mark_{db.sql('select herald.mark_tag()')[0][0]}"
+        postgres.execute(connection, "select set_config(%s, case %s when 'mine' then pg_current_xact_id()::text "
+                         "else %s end, false)", (name, forged, forged))
+        postgres.execute(connection, "set constraints all immediate")
+        Store(connection).append("1", event())
+        orders.append("2", event())
+        assert positions(orders.read()) == [1]
+        connection.commit()
+    assert positions(orders.read()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("lock", ["pg_advisory_lock_shared", "pg_advisory_lock"])
+def test_store_a_strangers_lock_makes_readers_wait_and_loses_nothing(db, orders, lock):
+    """Given somebody with a lock that looks like a mark; then what comes after it waits, and is there
+    when it goes."""
+    orders.append("1", event())
+    with contextlib.closing(db.connect()) as stranger:
+        postgres.execute(stranger, f"select {lock}(herald.mark_tag() << 48 | 1)")
+        assert positions(orders.read()) == [1]
+        if lock == "pg_advisory_lock":  # an appender would take the same key now
+            db.sql("select nextval('herald.feed_position')")
+        orders.append("1", [event(), event()])
+        assert orders.read(1) == []
+    wait_until(lambda: len(orders.read(1)) == 2, "the stranger's lock to go")
+
+
 # Rights, names, versions
 
 
@@ -424,7 +459,7 @@ TRAPS = [("bigint", "=", "bigint", "boolean"), ("text", "=", "text", "boolean"),
          ("jsonb", "->>", "text", "text"), ("bigint", "+", "bigint", "bigint"), ("bigint", "+", "integer", "bigint"),
          ("bigint", "<<", "integer", "bigint"), ("bigint", "|", "bigint", "bigint"), ("text", "||", "bigint", "text"),
          ("text", "||", "text", "text"), ("bigint", "<=", "bigint", "boolean"), ("bigint", ">", "bigint", "boolean"),
-         ("text", "||", "anynonarray", "text"), ("bigint", ">", "integer", "boolean"), ("uuid", "=", "uuid", "boolean")]
+         ("text", "||", "anynonarray", "text"), ("bigint", ">", "integer", "boolean"), ("text", "~", "text", "boolean"), ("uuid", "=", "uuid", "boolean")]
 TRAP_FUNCTIONS = ["jsonb_typeof(jsonb) returns text", "gen_random_uuid() returns uuid", "nextval(regclass) returns bigint",
                   "pg_sequence_last_value(regclass) returns bigint", "pg_advisory_xact_lock_shared(bigint) returns text",
                   "set_config(text, text, boolean) returns text", "current_setting(text, boolean) returns text",

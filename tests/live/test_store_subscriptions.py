@@ -433,6 +433,38 @@ def test_store_purge_passes_nothing_that_is_still_to_appear(db, orders):
     assert orders.call("purge") == [(2,)] and left(orders) == []
 
 
+def test_store_purge_holds_up_no_append(db, orders):
+    """Given a purge that has not committed yet; then appends go on, to the streams whose events it
+    removes too, and so do their readers."""
+    for n in range(3):
+        orders.append(str(n), [event()] * 4)
+    orders.call("retain", "order", None, 1)
+    with contextlib.closing(db.connect(autocommit=False)) as purging:
+        assert Store(purging).call("purge") == [(9,)]
+        execute(orders.connection, "set lock_timeout = 1000")  # nothing may wait for the purge
+        for n in range(4):
+            assert orders.append(str(n), [event(), event()])[0] == (4 if n < 3 else 0)
+        assert len(orders.read()) == 20
+        purging.commit()
+    assert len(orders.read()) == 11
+    assert orders.call("purge") == [(7,)] and sorted(left(orders)) == [("0", 5), ("1", 5), ("2", 5), ("3", 1)]
+
+
+def test_store_purge_keeps_what_is_parked(db, orders):
+    """Given an event that was put aside, behind which the subscription has gone on; then it is not purged
+    before it was handled, unless forced, and then it is not parked any more either."""
+    subscribe(orders, on_failure="park", max_attempts=1)
+    orders.append("1", [event()] * 4)
+    _, found = fail(orders, 2)
+    handle(orders, fetch(orders, *found), "w", found)
+    orders.call("retain", "order", "0 s")
+    assert orders.call("purge") == [(1,)] and left(orders) == [("1", 1), ("1", 2), ("1", 3)]
+    assert [row[0] for row in orders.call("parked_next", "s")] == [2]
+    assert orders.call("purge", 1, True) == [(1,)]
+    assert parked(db) == [] and orders.call("parked_next", "s") == []
+    assert orders.call("purge") == [(2,)]
+
+
 def test_store_truncate_delete_redact(db, orders):
     orders.append("1", [event(data={"name": "Ann"}, metadata={"ip": "1"})] * 4)
     orders.append("2", event(id="00000000-0000-0000-0000-000000000001", data={"name": "Bob"}))

@@ -65,7 +65,7 @@ def test_case_70_requests_are_signed(db, receiver, herald, secret, key):
     assert secret not in stream.err
 
 
-def test_killed_at_random_nothing_is_lost(db, receiver, herald):
+def test_case_3_killed_at_random_nothing_is_lost(db, receiver, herald):
     delivery.make_tables(db)
     luck = random.Random(13)
     hook = receiver()
@@ -148,7 +148,7 @@ def test_case_70_busy_answers_are_tried_again_and_not_before_retry_after(db, rec
     assert "HTTP 429" in stream.err and "HTTP 503" in stream.err
 
 
-def test_a_refused_event_stops_the_stream(db, receiver, herald):
+def test_case_70_a_refused_event_stops_the_stream(db, receiver, herald):
     delivery.make_tables(db)
     hook = receiver(answer=lambda request: (422, {"body": "n is odd\nin some way"}) if n_of(request) == 5 else None)
     stream = herald(db, "--to", hook.url())
@@ -160,7 +160,7 @@ def test_a_refused_event_stops_the_stream(db, receiver, herald):
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_refused_events_are_skipped_or_go_to_the_dead_letters(db, receiver, herald, tmp_path, batch):
+def test_case_64_refused_events_are_skipped_or_go_to_the_dead_letters(db, receiver, herald, tmp_path, batch):
     # Given a receiver that takes no array with a multiple of 10 in it
     delivery.make_tables(db)
 
@@ -183,7 +183,7 @@ def test_refused_events_are_skipped_or_go_to_the_dead_letters(db, receiver, hera
     assert [json.loads(e["body"])["new"]["n"] for e in read_events(letters)] == list(range(10, 101, 10))
 
 
-def test_redirects_are_not_followed(db, receiver, herald):
+def test_case_70_redirects_are_not_followed(db, receiver, herald):
     delivery.make_tables(db)
     other = receiver()
     hook = receiver(answer=lambda request: (308, {"Location": other.url()}))
@@ -194,7 +194,7 @@ def test_redirects_are_not_followed(db, receiver, herald):
     assert not other.requests
 
 
-def test_a_wrong_password_is_said_without_it(db, receiver, herald):
+def test_case_64_a_wrong_password_is_said_without_it(db, receiver, herald):
     delivery.make_tables(db)
     right = "Basic " + base64.b64encode(b"me:hush@hush").decode()
     hook = receiver(answer=lambda request: 200 if request.headers["authorization"] == right else 401)
@@ -251,7 +251,7 @@ def test_case_70_lanes_keep_each_key_in_order(db, receiver, herald):
         assert [e["new"]["n"] for e in found if e.get("new", {}).get("key") == key] == list(range(1, 32))
 
 
-def test_lanes_killed_at_random_lose_nothing(db, receiver, herald):
+def test_case_3_lanes_killed_at_random_lose_nothing(db, receiver, herald):
     delivery.make_tables(db)
     luck = random.Random(17)
     hook = receiver(answer=lambda request: "cut" if luck.random() < 0.01 else None)
@@ -293,7 +293,7 @@ def test_arrays_and_content_types(db, receiver, herald):
     assert types == {"/hook": "application/cloudevents+json", "/many": "application/cloudevents-batch+json"}
 
 
-def test_a_receiver_that_is_silent_or_talks_without_end(db, receiver, herald):
+def test_case_70_a_receiver_that_is_silent_or_talks_without_end(db, receiver, herald):
     # Given a receiver that does not answer the first request, and has much to say to the second
     delivery.make_tables(db)
     silence = threading.Event()
@@ -311,7 +311,7 @@ def test_a_receiver_that_is_silent_or_talks_without_end(db, receiver, herald):
     delivery.check(hook.events, {"a": [1, 2]}, repeats=True)
 
 
-def test_the_end_does_not_wait_for_a_silent_receiver(db, receiver, herald):
+def test_case_70_the_end_does_not_wait_for_a_silent_receiver(db, receiver, herald):
     delivery.make_tables(db)
     silence = threading.Event()
     hook = receiver(answer=lambda request: silence.wait(60) and None)
@@ -334,7 +334,7 @@ def test_two_writers_to_one_place_can_be_told_apart(db, receiver, herald):
     assert list(by.values()) == [[1, 2, 3, 4, 5]] * 2
 
 
-def test_tls_with_a_private_authority(db, receiver, herald, tmp_path):
+def test_case_64_tls_with_a_private_authority(db, receiver, herald, tmp_path):
     delivery.make_tables(db)
     ca, other = tls.Authority(tmp_path), tls.Authority(tmp_path, "other")
     hook = receiver(tls=ca.issue("localhost"))

@@ -65,6 +65,7 @@ create table herald.feed (
 	stream_number bigint not null,
 	version bigint not null,
 	category text collate "C" not null,
+	stream herald.stream_id not null, -- without it each event read would be one more look-up
 	type text not null,
 	topic text,
 	constraint feed_event_key unique (stream_number, version)
@@ -75,11 +76,10 @@ alter sequence herald.feed_position owned by herald.feed.position;
 -- All committed events. Order and page by herald.read only: the latest of these may still be followed
 -- by smaller positions.
 create view herald.event as
-select f.position, f.category, s.id::text as stream, e.version, e.id, e.type, e.data,
+select f.position, f.category, f.stream::text as stream, e.version, e.id, e.type, e.data,
 	coalesce(e.metadata, '{}') as metadata, e.topic, e.time
 from herald.feed f
-join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
-join herald.stream s on s.number = f.stream_number;
+join herald.entry e on e.stream_number = f.stream_number and e.version = f.version;
 
 -- Marks: advisory locks with one 64-bit key. The upper 16 bits tell this store: 7 and 12 bits out of
 -- the schema's name, so that another store of the database does not hold this one up. The lower 48
@@ -90,10 +90,28 @@ language sql immutable as $$
 		(pg_catalog.hashtext('herald') operator(pg_catalog.&) 4095)::bigint
 $$;
 
+-- A sequence that counts nothing: "was called" says that somebody sleeps until there are events. It is
+-- true for all at once, whatever commits or rolls back, and to look costs next to nothing.
+create sequence herald.asleep as smallint;
+
+-- Wakes those who sleep: one notification, at the commit of this transaction, on the channel that has
+-- the name of the schema; so it is sent once, however many append while they wake up. A notification is never the reason
+-- that a transaction fails: none where it is about to be prepared, or where the queue is filling up.
+create function herald.wake() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+	if pg_sequence_last_value('herald.asleep') is not null and current_query() !~* 'prepare.*transaction'
+		and pg_notification_queue_usage() < 0.5 then
+		perform setval('herald.asleep', 1, false);
+		perform pg_notify('herald', '');
+	end if;
+end
+$$;
+
 -- Gives the events that a transaction has appended to a stream their positions, just before commit.
 -- The mark comes first: every position that this transaction draws is above the mark's value.
--- One mark lasts for the transaction; the setting that remembers it goes with it, at the end or when
--- a savepoint is rolled back.
+-- A transaction has one mark, which it takes again for each stream: its setting only saves the number
+-- of locks. Who forges the setting can get a lower mark, never a higher one or none.
 --
 -- This and append run for every event, and to set a search_path costs a fifth of an append: here each
 -- name is written in full instead, operators too, so that none of a caller's can take its place.
@@ -102,29 +120,35 @@ language plpgsql security definer as $$
 declare
 	setting constant pg_catalog.text := 'pgherald.mark_'
 		operator(pg_catalog.||) herald.mark_tag()::pg_catalog.text;
-	me constant pg_catalog.text := pg_catalog.pg_current_xact_id()::pg_catalog.text;
+	said constant pg_catalog.text := pg_catalog.current_setting(setting, true);
+	last constant bigint := coalesce(pg_catalog.pg_sequence_last_value('herald.feed_position'), 0::bigint);
+	mark bigint;
 begin
-	if pg_catalog.current_setting(setting, true) operator(pg_catalog.=) me then
-		-- it has a mark
+	if said operator(pg_catalog.~) '^[0-9]{1,15}$'::pg_catalog.text
+		and said::bigint operator(pg_catalog.<=) last then
+		mark := said;
 	else
-		perform pg_catalog.pg_advisory_xact_lock_shared(
-			(herald.mark_tag() operator(pg_catalog.<<) 48) operator(pg_catalog.|)
-			coalesce(pg_catalog.pg_sequence_last_value('herald.feed_position'), 0::bigint));
-		perform pg_catalog.set_config(setting, me, true);
+		mark := last;
+		perform pg_catalog.set_config(setting, mark::pg_catalog.text, true);
+	end if;
+	perform pg_catalog.pg_advisory_xact_lock_shared(
+		(herald.mark_tag() operator(pg_catalog.<<) 48) operator(pg_catalog.|) mark);
+	if pg_catalog.pg_sequence_last_value('herald.asleep') is not null then -- after the mark
+		perform herald.wake();
 	end if;
 	if new.version operator(pg_catalog.=) (coalesce(old.version, -1::bigint) operator(pg_catalog.+) 1::bigint) then
-		insert into herald.feed (position, stream_number, version, category, type, topic)
+		insert into herald.feed (position, stream_number, version, category, stream, type, topic)
 		select pg_catalog.nextval('herald.feed_position'), new.number, new.version, new.category,
-			e.type, e.topic
+			new.id, e.type, e.topic
 		from herald.entry e
 		where e.stream_number operator(pg_catalog.=) new.number
 			and e.version operator(pg_catalog.=) new.version;
 		return null;
 	end if;
-	insert into herald.feed (position, stream_number, version, category, type, topic)
+	insert into herald.feed (position, stream_number, version, category, stream, type, topic)
 	select pg_catalog.nextval('herald.feed_position'), e.*
 	from (
-		select e.stream_number, e.version, new.category, e.type, e.topic
+		select e.stream_number, e.version, new.category, new.id, e.type, e.topic
 		from herald.entry e
 		where e.stream_number operator(pg_catalog.=) new.number
 			and e.version operator(pg_catalog.>) coalesce(old.version, -1::bigint)
@@ -147,6 +171,20 @@ create constraint trigger publish_next after update of version on herald.stream
 alter table herald.stream enable always trigger publish_new;
 alter table herald.stream enable always trigger publish_next;
 
+-- The lowest of the marks that transactions hold now; null: none is publishing.
+create function herald.lowest_mark() returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+	return (
+		select min((l.classid::bigint & 65535) << 32 | l.objid::bigint)
+		from pg_lock_status() l
+		where l.locktype = 'advisory' and l.objsubid = 1
+			and l.classid::bigint >> 16 = herald.mark_tag()
+			and l.database = (select d.oid from pg_database d where d.datname = current_database())
+	);
+end
+$$;
+
 -- The highest position that a LATER snapshot may read up to: nothing at or below it can still
 -- appear. The sequence is read before the marks are listed; both are true now, not as of a snapshot.
 -- Only for functions that read in a statement after this one, at READ COMMITTED.
@@ -154,7 +192,6 @@ create function herald.horizon() returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
 	last bigint;
-	mark bigint;
 begin
 	if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
 		raise exception 'the feed cannot be read at isolation level %',
@@ -166,14 +203,7 @@ begin
 			using errcode = 'PH004', hint = 'Events in flight are known to the primary only.';
 	end if;
 	last := coalesce(pg_sequence_last_value('herald.feed_position'), 0);
-	mark := (
-		select min((l.classid::bigint & 65535) << 32 | l.objid::bigint)
-		from pg_lock_status() l
-		where l.locktype = 'advisory' and l.objsubid = 1
-			and l.classid::bigint >> 16 = herald.mark_tag()
-			and l.database = (select d.oid from pg_database d where d.datname = current_database())
-	);
-	return least(last, mark);
+	return least(last, herald.lowest_mark());
 end
 $$;
 
@@ -466,7 +496,7 @@ $$;
 
 -- A page of the feed: events after a position, in order. The last position of a page is where the
 -- next begins. Nothing at or below a position that was returned can appear later.
--- LIMIT in the look-ups keeps them look-ups whatever the statistics say.
+-- LIMIT in the look-up keeps it a look-up whatever the statistics say.
 create function herald.read(after bigint default 0, max_count integer default 1000,
 	categories text[] default null, topics text[] default null, types text[] default null)
 returns setof herald.event
@@ -478,7 +508,7 @@ begin
 		return;
 	end if;
 	return query
-	select f.position, f.category, s.id::text, e.version, e.id, e.type, e.data,
+	select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
 		coalesce(e.metadata, '{}'), e.topic, e.time
 	from (
 		select f.*
@@ -495,9 +525,6 @@ begin
 		where e.stream_number = f.stream_number and e.version = f.version
 		limit 1
 	) e
-	cross join lateral (
-		select s.id from herald.stream s where s.number = f.stream_number limit 1
-	) s
 	order by f.position;
 end
 $$;

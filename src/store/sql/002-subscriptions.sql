@@ -172,6 +172,32 @@ begin
 end
 $$;
 
+-- For who has found nothing to do and listens on the channel that has the schema's name: says that
+-- somebody sleeps, and returns for how many milliseconds that may be at most. For a subscription no
+-- longer than until a lease ends or a retry is due. Without a name the feed is to be read once more
+-- between this and the sleep. Takes a transaction id only where somebody has been woken since.
+-- Why nobody sleeps through an event is argued in docs/store-order.md.
+create function herald.sleep(name text default null, longest integer default 5000)
+returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+	if pg_sequence_last_value('herald.asleep') is null then
+		perform setval('herald.asleep', 1);
+	end if;
+	if herald.lowest_mark() is not null then
+		return least(longest, 1); -- somebody is publishing, and may have looked before
+	end if;
+	return (
+		select greatest(0, least(longest, ceil(1000 * extract(epoch from min(
+			coalesce(greatest(c.retry_at, c.lease_until), clock_timestamp())) - clock_timestamp()))))
+		from herald.checkpoint c
+		join herald.subscription s on s.name = c.subscription
+		where c.subscription = sleep.name and not c.stopped
+			and c.position < least(pg_sequence_last_value('herald.feed_position'), s.barrier)
+	);
+end
+$$;
+
 create function herald.lost_lease(name text, partition integer) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -323,6 +349,7 @@ begin
 	update herald.subscription s
 	set partitions = s.next_partitions, next_partitions = null, barrier = null
 	where s.name = cross_barrier.name;
+	perform herald.wake();
 end
 $$;
 
@@ -338,12 +365,19 @@ begin
 end
 $$;
 
--- Gives a partition back. It is no error if it was lost meanwhile.
+-- Gives a partition back; who sleeps may have it if there is more to do. It is no error if it was lost
+-- meanwhile.
 create function herald.release(name text, partition integer, token bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+	done bigint;
 begin
 	update herald.checkpoint c set owner = null, lease_until = null, token = c.token + 1
-	where c.subscription = release.name and c.partition = release.partition and c.token = release.token;
+	where c.subscription = release.name and c.partition = release.partition and c.token = release.token
+	returning c.position into done;
+	if done < pg_sequence_last_value('herald.feed_position') then
+		perform herald.wake();
+	end if;
 end
 $$;
 
@@ -391,6 +425,7 @@ begin
 	update herald.checkpoint c set stopped = false, attempts = 0, retry_at = null
 	where c.subscription = resume.name and (c.stopped or c.retry_at is not null);
 	get diagnostics n = row_count;
+	perform herald.wake();
 	return n;
 end
 $$;
@@ -452,8 +487,8 @@ left join herald.entry e on e.stream_number = n.stream_number and e.version = n.
 
 revoke all on all functions in schema herald from public;
 
-call herald.allow('herald_reader', 'subscribe', 'unsubscribe', 'claim', 'fetch', 'ack', 'renew',
-	'release', 'fail', 'resume', 'parked_next', 'parked_done');
+call herald.allow('herald_reader', 'subscribe', 'unsubscribe', 'claim', 'sleep', 'fetch', 'ack',
+	'renew', 'release', 'fail', 'resume', 'parked_next', 'parked_done');
 
 do $$
 begin

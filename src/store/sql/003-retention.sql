@@ -93,12 +93,13 @@ begin
 end
 $$;
 
--- Removes events, whose positions are given, from both tables.
+-- Removes events, whose positions are given, from both tables, and from what was put aside.
 create function herald.remove(positions bigint[]) returns bigint
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
 	n bigint;
 begin
+	delete from herald.parked p where p.position = any (positions);
 	with gone as (
 		delete from herald.feed f where f.position = any (positions) returning f.stream_number, f.version
 	)
@@ -110,7 +111,7 @@ end
 $$;
 
 -- One batch: removes at most so many events that retention does not keep, and says how many; 0: there
--- are none now. Not those that a subscription has still to see, unless forced. Appends wait for none
+-- are none now. Not those that a subscription has still to see or has parked, unless forced. Appends wait for none
 -- of this: neither the stream's row nor a mark is taken.
 create function herald.purge(max_count integer default 1000, force boolean default false)
 returns bigint
@@ -122,10 +123,11 @@ declare
 	looked bigint;
 	removed bigint := 0;
 begin
-	perform pg_advisory_xact_lock(herald.mark_tag() << 48 | 281474976710655); -- one at a time
+	lock table herald.retention in share row exclusive mode; -- one at a time
 	slowest := herald.horizon(); -- what appears later must not have been passed
 	if not force then
-		slowest := least(slowest, (select min(c.position) from herald.checkpoint c));
+		slowest := least(slowest, (select min(c.position) from herald.checkpoint c),
+			(select min(p.position) - 1 from herald.parked p where not p.done));
 	end if;
 	for rule in select r.* from herald.retention r order by r.category loop
 		exit when removed >= max_count;
