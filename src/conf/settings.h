@@ -68,9 +68,9 @@ struct settings {
 	int64_t attempts;         /* 0: as it is */
 	int64_t lease;            /* seconds */
 	int64_t max_sleep;        /* ms */
-	const char *letters; /* file of dead letters, for replay */
-	const char *file;    /* the YAML file these came from, or NULL */
-	int64_t seconds;     /* 0: until interrupted */
+	const char *letters;      /* file of dead letters, for replay */
+	const char *file;         /* the YAML file these came from, or NULL */
+	int64_t seconds;          /* 0: until interrupted */
 	bool json, yes;
 	bool help, print_config; /* asked for on the command line */
 	const char *preset;      /* NULL: none */
