@@ -134,7 +134,8 @@ static int check_outputs(struct subscription *s, struct err *err)
 				       "output %s: %s keeps one order of events, and the "
 				       "subscription has several partitions: give it one",
 				       sink->label, sink->driver->name);
-		if (sink->held.lsn > last || sink->held.ordinal || sink->mark.lsn)
+		if ((sink->held.lsn > last && sink->held.lsn > s->acked) || sink->held.ordinal ||
+		    sink->mark.lsn)
 			return err_set(err, ERR_LOST,
 				       "output %s holds events that are not of this store's feed, "
 				       "which ends at %" PRIu64 "; give it another place",
@@ -230,7 +231,7 @@ static int look_for_claim(struct subscription *s, struct err *err)
 	return take_claim(s, &c, err);
 }
 
-/* Ends the outputs too: what they hold is for who has the partition to say, and a file is locked. */
+/* Ends the outputs too: what they hold is for who has the partition to say, and files are locked. */
 static int give_back(struct subscription *s, struct err *err)
 {
 	if (!s->claimed || !s->feed.name)
@@ -518,7 +519,7 @@ static int resume(struct subscription *s, struct err *err)
 
 	if (feed_identify(&s->feed, &system_id, &last, err))
 		return -1;
-	if (system_id != s->source.system_id || last < s->handed)
+	if (system_id != s->source.system_id || (s->feed.sees_sequence && last < s->handed))
 		return err_set(err, ERR_LOST,
 			       "this server's feed ends at %" PRIu64 ", but %" PRIu64
 			       " has been delivered: it is another, or a failover lost events",

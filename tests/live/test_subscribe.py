@@ -12,7 +12,7 @@ import postgres
 import store
 from herald import Herald, read_events, run
 from nats_server import NatsServer
-from postgres import Database, wait_until
+from postgres import Database, Via, wait_until
 from webhook_server import Receiver
 
 pytestmark = pytest.mark.skipif(postgres.server_major() < 13, reason="the event store needs PostgreSQL 13")
@@ -124,6 +124,18 @@ def test_the_log_and_the_subscription_say_the_same(db, shop, subscribe, herald):
     def plain(events):
         return [{k: v for k, v in e.items() if k not in ("id", "xid", "position")} for e in events]
     assert plain(log.wait_for(103)) == plain(feed.wait_for(103))
+
+
+def test_a_reader_needs_no_more_rights(db, shop, subscribe):
+    # given a role that is only a member of herald_reader
+    db.sql(f"create role plain_{db.name} login in role herald_reader")
+    append(db, 0, 9)
+    # when it delivers a subscription
+    stream = subscribe(Via(db, user=f"plain_{db.name}"), "s")
+    # then it can
+    check(stream.wait_for(10), range(10))
+    stream.stop()
+    db.sql(f"drop role plain_{db.name}")
 
 
 def test_wrong_words(db, shop):
