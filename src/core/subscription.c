@@ -231,7 +231,7 @@ static int look_for_claim(struct subscription *s, struct err *err)
 	return take_claim(s, &c, err);
 }
 
-/* Ends the outputs too: what they hold is for who has the partition to say, and files lock. */
+/* Ends the outputs too: what they hold is for who has the partition to say; files are locked. */
 static int give_back(struct subscription *s, struct err *err)
 {
 	if (!s->claimed || !s->feed.name)
