@@ -45,9 +45,9 @@ const struct verb verbs[] = {
 	  "pgherald read postgresql://me@localhost/shop --category order --follow",
 	  "Prints all events in the order of the feed, or those that were asked for.\n", read_run },
 	{ "subscribe", "deliver a subscription of the event store to any destination",
-	  "pgherald subscribe mailer postgresql://me@localhost/shop --category order --to nats://localhost/shop.{type}?stream=SHOP",
-	  "Several processes share the partitions of a subscription. What every output has taken is\n"
-	  "acknowledged, and nothing else. With --follow and without a name new events are shown.\n",
+	  "pgherald subscribe mailer postgresql://me@localhost/shop --to exec:./mailer",
+	  "Several processes share a subscription's partitions. What all outputs have taken is\n"
+	  "acknowledged. With --follow and without a name it shows new events.\n",
 	  subscribe_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",

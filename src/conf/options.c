@@ -55,7 +55,8 @@ const struct option options[] = {
 	  .more = "Patterns over schema.table, separated by commas: * and ? are wildcards, a leading "
 		  "! excludes, a part in double quotes is taken as it is, and a pattern without a "
 		  "dot means that table in any schema; with actions behind a colon, as in "
-		  "orders:insert+update, only these. The last one that matches decides.",
+		  "orders:insert+update, only these. The last one that matches decides. The event store's "
+		  "categories are tables of its schema.",
 	  .heading = "Which events" },
 	{ "actions", 0, OPTION_LIST, OPTION_RELOAD, AT_BOTH(actions),
 	  "stream", "insert|update|delete|truncate|message|event",

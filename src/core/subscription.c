@@ -23,9 +23,7 @@
 #define PAGE_FIRST 100
 #define PAGE_MOST 4000
 #define PAGE_BYTES (4 << 20)
-/* A partition that is idle so long is given back, and one of several after so long in any case:
- * others may wait for it, and this process for another. */
-#define IDLE_MS 1000
+/* After so long others of several partitions have their turn. */
 #define TURN_MS 5000
 /* How long the other outputs may take what comes before a refused event. */
 #define OTHERS_MS 5000
@@ -44,12 +42,13 @@ struct subscription {
 	struct strbuf owner; /* this process, for people */
 
 	bool claimed;
-	struct feed_claim claim, last_claim; /* the last one was given back */
-	uint64_t acked;                      /* the checkpoint as the store has it */
-	int64_t claimed_ms, alive_ms;        /* since when; the lease's last sign of life */
+	struct feed_claim claim;
+	uint64_t acked;               /* the checkpoint as the store has it */
+	int64_t claimed_ms, alive_ms; /* since when; the lease's last sign of life */
 
 	struct fanout outputs;
 	bool outputs_started, outputs_checked;
+	bool stuck; /* a thread has not ended, and may still write to loop.progress */
 	struct checkpoint checkpoint;
 	uint64_t given[MAX_OUTPUTS], taken[MAX_OUTPUTS];
 	struct domain domain;
@@ -107,8 +106,8 @@ static void drop_page(struct subscription *s)
 /* What they were given and had not taken comes again from the store. */
 static void stop_outputs(struct subscription *s)
 {
-	if (s->outputs_started && !fanout_close(&s->outputs))
-		s->loop.progress = dup(s->loop.progress); /* a thread still writes to the other */
+	if (s->outputs_started)
+		s->stuck |= !fanout_close(&s->outputs);
 	s->outputs_started = false;
 	checkpoint_release(&s->checkpoint);
 	s->checkpoint.confirmed = 0;
@@ -130,12 +129,13 @@ static int check_outputs(struct subscription *s, struct err *err)
 	for (size_t i = 0; i < s->outputs.n; i++) {
 		const struct sink *sink = s->outputs.v[i].sink;
 
-		if (s->claim.partition > 0 && sink->driver->one_order)
+		if (s->claim.partitions > 1 && sink->driver->one_order)
 			return err_set(err, ERR_CONFIG,
 				       "output %s: %s keeps one order of events, and the "
 				       "subscription has several partitions: give it one",
 				       sink->label, sink->driver->name);
-		if (sink->held.lsn > last || sink->held.ordinal || sink->mark.lsn)
+		if ((sink->held.lsn > last && sink->held.lsn > s->acked) || sink->held.ordinal ||
+		    sink->mark.lsn)
 			return err_set(err, ERR_LOST,
 				       "output %s holds events that are not of this store's feed, "
 				       "which ends at %" PRIu64 "; give it another place",
@@ -166,29 +166,24 @@ static void forget_claim(struct subscription *s)
 {
 	stop_outputs(s);
 	s->claimed = false;
-	s->last_claim = (struct feed_claim){ .partition = -1 };
 	s->look_ms = 0;
 }
 
-/* Another has had the partition if the token has moved by more than our release and claim. */
-static bool same_claim(const struct subscription *s, const struct feed_claim *c)
+static void wake(struct subscription *s)
 {
-	return s->outputs_started && c->partition == s->last_claim.partition &&
-	       c->token == s->last_claim.token + 2 && c->position == s->acked;
+	s->look_ms = 0;
+	s->sleep_ms = 0;
+	s->said_sleep = false;
 }
 
 static int take_claim(struct subscription *s, const struct feed_claim *c, struct err *err)
 {
-	bool same = same_claim(s, c);
-
 	s->claim = *c;
 	s->claimed = true;
 	s->claimed_ms = s->alive_ms = s->busy_ms = clock_ms();
-	if (same)
-		return 0;
-	stop_outputs(s);
 	s->acked = s->handed = s->passed = s->checkpoint.confirmed = c->position;
 	s->page_most = PAGE_FIRST;
+	wake(s);
 	return start_outputs(s, err);
 }
 
@@ -216,11 +211,9 @@ static int doze(struct subscription *s, struct err *err)
 	return 0;
 }
 
-static void wake(struct subscription *s)
+static int try_claim(struct subscription *s, struct feed_claim *c, struct err *err)
 {
-	s->look_ms = 0;
-	s->sleep_ms = 0;
-	s->said_sleep = false;
+	return feed_claim(&s->feed, strbuf_cstr(&s->owner), (int)s->settings->lease, c, err);
 }
 
 static int look_for_claim(struct subscription *s, struct err *err)
@@ -230,22 +223,37 @@ static int look_for_claim(struct subscription *s, struct err *err)
 
 	if (clock_ms() < s->look_ms)
 		return 0;
-	n = feed_claim(&s->feed, strbuf_cstr(&s->owner), (int)s->settings->lease, &c, err);
+	n = try_claim(s, &c, err);
 	if (n < 0)
 		return -1;
 	if (n == 0)
 		return doze(s, err);
-	wake(s);
 	return take_claim(s, &c, err);
 }
 
+/* Ends the outputs too: what they hold is for who has the partition to say; files are locked. */
 static int give_back(struct subscription *s, struct err *err)
 {
 	if (!s->claimed || !s->feed.name)
 		return 0;
-	s->claimed = false;
-	s->last_claim = s->claim;
+	forget_claim(s);
 	return feed_release(&s->feed, &s->claim, err);
+}
+
+/* Of several partitions another one, if it has something to do. This one is not among those that
+ * can be claimed. */
+static int change_claim(struct subscription *s, struct err *err)
+{
+	struct feed_claim c = { 0 };
+	int n;
+
+	s->claimed_ms = clock_ms();
+	n = try_claim(s, &c, err);
+	if (n <= 0)
+		return n;
+	if (give_back(s, err))
+		return -1;
+	return take_claim(s, &c, err);
 }
 
 static int acknowledge(struct subscription *s, struct err *err)
@@ -344,6 +352,8 @@ static int fetch(struct subscription *s, struct err *err)
 	const char *filter[] = { o->category, o->topics, o->types };
 	int n;
 
+	if (acknowledge(s, err))
+		return -1;
 	s->page = s->feed.name ? feed_fetch(&s->feed, &s->claim, s->page_most, err)
 			       : feed_read(&s->feed, s->handed, s->page_most, filter, err);
 	if (!s->page)
@@ -352,7 +362,9 @@ static int fetch(struct subscription *s, struct err *err)
 	n = PQntuples(s->page);
 	if (n == 0 || position_at(s->page, n - 1) <= s->handed) {
 		drop_page(s);
-		return doze(s, err);
+		if (doze(s, err))
+			return -1;
+		return s->claim.partitions > 1 && all_taken(s) ? change_claim(s, err) : 0;
 	}
 	size_page(s);
 	wake(s);
@@ -365,15 +377,20 @@ static int fetch(struct subscription *s, struct err *err)
 static bool may_fetch(const struct subscription *s)
 {
 	return !s->page && !s->done && clock_ms() >= s->look_ms &&
-	       in_flight(s) < (uint64_t)s->page_most / 2;
+	       in_flight(s) < ((uint64_t)s->page_most + 1) / 2;
 }
 
-static bool may_give_back(const struct subscription *s)
+/* One of several partitions has had its time. */
+static bool turn_is_over(const struct subscription *s)
 {
-	int64_t now = clock_ms();
+	return s->claim.partitions > 1 && clock_ms() - s->claimed_ms > TURN_MS;
+}
 
-	return s->feed.name && !s->page && checkpoint_empty(&s->checkpoint) &&
-	       (now - s->busy_ms > IDLE_MS || now - s->claimed_ms > TURN_MS);
+/* Nothing has come for so long that the lease, which is a write, is not worth it. */
+static bool is_idle(const struct subscription *s)
+{
+	return s->feed.name && s->sleep_ms > 0 && !s->page && checkpoint_empty(&s->checkpoint) &&
+	       clock_ms() - s->busy_ms > s->settings->lease * 1000 / 3;
 }
 
 static bool may_acknowledge(const struct subscription *s)
@@ -384,22 +401,25 @@ static bool may_acknowledge(const struct subscription *s)
 /* With a partition. */
 static int work(struct subscription *s, struct err *err)
 {
-	if (!s->outputs.opened)
+	if (!s->outputs.opened) {
+		s->busy_ms = clock_ms();
 		return keep_lease(s, err);
+	}
 	if (!s->outputs_checked && check_outputs(s, err))
 		return -1;
 	if (hand_page(s, err))
 		return -1;
 	fanout_flush(&s->outputs, false);
+	if (!all_taken(s))
+		s->busy_ms = clock_ms();
 	if (may_acknowledge(s) && acknowledge(s, err))
 		return -1;
-	if (may_fetch(s)) {
-		if (acknowledge(s, err) || fetch(s, err) || hand_page(s, err))
-			return -1;
-		fanout_flush(&s->outputs, false);
-	}
-	if (may_give_back(s))
-		return give_back(s, err);
+	if (is_idle(s))
+		return acknowledge(s, err) ? -1 : give_back(s, err);
+	if (!turn_is_over(s))
+		return may_fetch(s) ? fetch(s, err) : keep_lease(s, err);
+	if (all_taken(s) && !s->page)
+		return acknowledge(s, err) ? -1 : change_claim(s, err);
 	return keep_lease(s, err);
 }
 
@@ -499,7 +519,7 @@ static int resume(struct subscription *s, struct err *err)
 
 	if (feed_identify(&s->feed, &system_id, &last, err))
 		return -1;
-	if (system_id != s->source.system_id || last < s->handed)
+	if (system_id != s->source.system_id || (s->feed.sees_sequence && last < s->handed))
 		return err_set(err, ERR_LOST,
 			       "this server's feed ends at %" PRIu64 ", but %" PRIu64
 			       " has been delivered: it is another, or a failover lost events",
@@ -552,14 +572,21 @@ static int connect_feed(struct subscription *s, struct err *err)
 /* Whether the outputs that have not failed have taken all before the first event that waits. */
 static bool others_are_there(struct subscription *s)
 {
-	size_t behind = 0;
+	size_t failed = 0, others = 0;
+	struct err ignored;
 
 	for (size_t i = 0; i < s->outputs.n; i++)
 		s->taken[i] = sink_taken(s->outputs.v[i].sink);
 	checkpoint_advance(&s->checkpoint, s->taken);
-	for (size_t i = 0; i < s->outputs.n && !checkpoint_empty(&s->checkpoint); i++)
-		behind += s->taken[i] < checkpoint_number(&s->checkpoint, i);
-	return behind == 1;
+	for (size_t i = 0; i < s->outputs.n && !checkpoint_empty(&s->checkpoint); i++) {
+		if (s->taken[i] >= checkpoint_number(&s->checkpoint, i))
+			continue;
+		if (sink_condition(s->outputs.v[i].sink, &ignored) == SINK_FAILED)
+			failed++;
+		else
+			others++;
+	}
+	return failed > 0 && others == 0;
 }
 
 /* An output has refused an event for good: the subscription's policy says what becomes of it. */
@@ -583,11 +610,14 @@ static int on_refused(struct subscription *s, struct err *err)
 	if (alone && feed_fail(&s->feed, &s->claim, checkpoint_first(&s->checkpoint), why, what, err))
 		return lost(s, err);
 	if (strcmp(what, "stopped") == 0)
-		return err_set(err, ERR_FAIL, "%s", why);
+		return err_set(
+			err, ERR_FAIL,
+			"%.700s. Partition %d of %s has stopped there; start again when that is "
+			"mended, or park such events with --on-failure park",
+			why, s->claim.partition, s->feed.name);
 	log_warn("%s: %s", strcmp(what, "parked") == 0 ? "parked" : "trying again later", why);
-	if (!alone || strcmp(what, "parked") == 0)
-		if (give_back(s, err))
-			return lost(s, err);
+	if ((!alone || strcmp(what, "parked") == 0) && give_back(s, err))
+		return lost(s, err);
 	forget_claim(s);
 	return 0;
 }
@@ -677,7 +707,6 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 	s->loop = LOOP_CLOSED;
 	s->feed.place.schema = o->schema;
 	s->feed.name = o->subscription;
-	s->last_claim.partition = -1;
 	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	gethostname(host, sizeof(host) - 1);
 	strbuf_printf(&s->owner, "%s/%d", host, (int)getpid());
@@ -690,11 +719,15 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 
 void subscription_close(struct subscription *s)
 {
+	struct err ignored;
+
 	if (!s)
 		return;
-	if (s->outputs_started && !fanout_close(&s->outputs))
-		s->loop.progress = -1; /* still written to */
-	drop_page(s);
+	if (s->feed.sql && give_back(s, &ignored))
+		log_debug("%s", ignored.msg); /* the lease ends by itself */
+	stop_outputs(s);
+	if (s->stuck)
+		s->loop.progress = -1;
 	disconnect(s);
 	checkpoint_release(&s->checkpoint);
 	domain_release(&s->domain);

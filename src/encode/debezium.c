@@ -1,8 +1,8 @@
 /*
  * Debezium's change events as its PostgreSQL connector sends them without schemas. Values are in
  * debezium_value.c. A domain event is an insert into SCHEMA.CATEGORY, the form in which Debezium's
- * outbox router takes events. An update that changes the key is one event, op u with the old key in before,
- * but where tombstones can be sent: see encode.h.
+ * outbox router takes events. An update that changes the key is one event, op u with the old key in
+ * before, but where tombstones can be sent: see encode.h.
  *
  * ts_ms, ts_us and ts_ns are the commit's time in the envelope as well as in source, so that the
  * same event always gives the same bytes. source.sequence holds, as strings, the LSN of the commit,
@@ -134,8 +134,7 @@ static bool debezium_event(const struct encode_options *o, const struct event *e
 {
 	static const char ops[ACTION_COUNT] = {
 		[ACTION_INSERT] = 'c',   [ACTION_UPDATE] = 'u',  [ACTION_DELETE] = 'd',
-		[ACTION_TRUNCATE] = 't', [ACTION_MESSAGE] = 'm',
-		[ACTION_EVENT] = 'c',
+		[ACTION_TRUNCATE] = 't', [ACTION_MESSAGE] = 'm', [ACTION_EVENT] = 'c',
 	};
 
 	if (!ops[e->action])

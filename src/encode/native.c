@@ -161,10 +161,14 @@ static void put_domain(const struct encode_options *o, const struct event *e, st
 		struct str label;
 		enum domain_column column;
 	} keys[] = {
-		{ STR(",\"type\":"), DOMAIN_TYPE },         { STR(",\"category\":"), DOMAIN_CATEGORY },
-		{ STR(",\"stream\":"), DOMAIN_STREAM },     { STR(",\"version\":"), DOMAIN_VERSION },
-		{ STR(",\"uuid\":"), DOMAIN_ID },           { STR(",\"topic\":"), DOMAIN_TOPIC },
-		{ STR(",\"data\":"), DOMAIN_DATA },         { STR(",\"metadata\":"), DOMAIN_METADATA },
+		{ STR(",\"type\":"), DOMAIN_TYPE },
+		{ STR(",\"category\":"), DOMAIN_CATEGORY },
+		{ STR(",\"stream\":"), DOMAIN_STREAM },
+		{ STR(",\"version\":"), DOMAIN_VERSION },
+		{ STR(",\"uuid\":"), DOMAIN_ID },
+		{ STR(",\"topic\":"), DOMAIN_TOPIC },
+		{ STR(",\"data\":"), DOMAIN_DATA },
+		{ STR(",\"metadata\":"), DOMAIN_METADATA },
 		{ STR(",\"position\":"), DOMAIN_POSITION },
 	};
 

@@ -155,10 +155,8 @@ static bool wal_listener_event(const struct encode_options *o, const struct even
 			       struct strbuf *out)
 {
 	static const struct str actions[ACTION_COUNT] = {
-		[ACTION_INSERT] = STR("INSERT"),
-		[ACTION_UPDATE] = STR("UPDATE"),
-		[ACTION_DELETE] = STR("DELETE"),
-		[ACTION_TRUNCATE] = STR("TRUNCATE"),
+		[ACTION_INSERT] = STR("INSERT"), [ACTION_UPDATE] = STR("UPDATE"),
+		[ACTION_DELETE] = STR("DELETE"), [ACTION_TRUNCATE] = STR("TRUNCATE"),
 		[ACTION_EVENT] = STR("INSERT"),
 	};
 	bool streams = o->variant && strcmp(o->variant, "pgwalstreams") == 0;

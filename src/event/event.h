@@ -94,7 +94,7 @@ struct relation {
 	uint32_t oid;
 	enum relation_kind kind;
 	uint32_t store; /* OID of the store's schema, where the table is a store's */
-	char identity; /* d default, n nothing, f full, i index */
+	char identity;  /* d default, n nothing, f full, i index */
 	struct str schema;
 	struct str name;
 	uint32_t ncols;

@@ -6,7 +6,7 @@ enum piece_kind { TEXT, DB, NAME, SCHEMA, TABLE, ACTION, PREFIX, DOMAIN, NEW, KE
 
 struct template_piece {
 	enum piece_kind kind;
-	struct str text; /* TEXT; the column of NEW and KEY */
+	struct str text;           /* TEXT; the column of NEW and KEY */
 	enum domain_column column; /* DOMAIN */
 };
 
@@ -15,8 +15,12 @@ static const struct {
 	enum piece_kind kind;
 	enum domain_column column;
 } words[] = {
-	{ STR("db"), DB },       { STR("name"), NAME },     { STR("schema"), SCHEMA },
-	{ STR("table"), TABLE }, { STR("action"), ACTION }, { STR("prefix"), PREFIX },
+	{ STR("db"), DB },
+	{ STR("name"), NAME },
+	{ STR("schema"), SCHEMA },
+	{ STR("table"), TABLE },
+	{ STR("action"), ACTION },
+	{ STR("prefix"), PREFIX },
 	{ STR("category"), DOMAIN, DOMAIN_CATEGORY },
 	{ STR("stream"), DOMAIN, DOMAIN_STREAM },
 	{ STR("type"), DOMAIN, DOMAIN_TYPE },

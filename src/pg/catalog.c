@@ -370,7 +370,8 @@ int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, s
 	PGresult *res;
 	bool found;
 
-	strbuf_printf(&q, "SELECT category, id::text FROM %s.stream WHERE number = $1::bigint", schema);
+	strbuf_printf(&q, "SELECT category, id::text FROM %s.stream WHERE number = $1::bigint",
+		      schema);
 	PQfreemem(schema);
 	res = conn_query(sql, err, strbuf_cstr(&q), 1, params);
 	strbuf_release(&q);
@@ -395,8 +396,8 @@ int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err 
 
 	strbuf_str(&name, schema);
 	params[0] = strbuf_cstr(&name);
-	res = conn_query(sql, err, "SELECT FROM pg_namespace n WHERE n.nspname = $1 AND " IS_STORE, 1,
-			 params);
+	res = conn_query(sql, err, "SELECT FROM pg_namespace n WHERE n.nspname = $1 AND " IS_STORE,
+			 1, params);
 	strbuf_release(&name);
 	*is_store = res && PQntuples(res) > 0;
 	PQclear(res);

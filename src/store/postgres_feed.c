@@ -60,17 +60,20 @@ static uint64_t number(PGresult *res, int column)
 
 int feed_identify(struct feed *f, uint64_t *system_id, uint64_t *last, struct err *err)
 {
-	PGresult *res = ask(f,
-			    "SELECT system_identifier, greatest(0, "
-			    "pg_sequence_last_value('herald.feed_position'), "
-			    "(SELECT position FROM herald.event ORDER BY position DESC LIMIT 1)) "
-			    "FROM pg_control_system()",
-			    0, NULL, err);
+	PGresult *res =
+		ask(f,
+		    "SELECT system_identifier, greatest(0, CASE WHEN r.may THEN "
+		    "pg_sequence_last_value('herald.feed_position') END, "
+		    "(SELECT position FROM herald.event ORDER BY position DESC LIMIT 1)), r.may "
+		    "FROM pg_control_system(), LATERAL (SELECT "
+		    "has_sequence_privilege('herald.feed_position', 'SELECT') AS may) r",
+		    0, NULL, err);
 
 	if (!res)
 		return -1;
 	*system_id = number(res, 0);
 	*last = number(res, 1);
+	f->sees_sequence = *PQgetvalue(res, 0, 2) == 't';
 	PQclear(res);
 	return 0;
 }
@@ -135,8 +138,11 @@ int feed_claim(struct feed *f, const char *owner, int lease, struct feed_claim *
 	int n;
 
 	snprintf(seconds, sizeof(seconds), "%d s", lease);
-	res = ask(f, "SELECT partition, token, position FROM herald.claim($1, $2, $3::interval)", 3,
-		  params, err);
+	res = ask(f,
+		  "SELECT partition, token, position, (SELECT count(*) FROM herald.lag WHERE "
+		  "subscription = $1)"
+		  " FROM herald.claim($1, $2, $3::interval)",
+		  3, params, err);
 	if (!res)
 		return -1;
 	n = PQntuples(res);
@@ -144,6 +150,7 @@ int feed_claim(struct feed *f, const char *owner, int lease, struct feed_claim *
 		c->partition = (int)number(res, 0);
 		c->token = (int64_t)number(res, 1);
 		c->position = number(res, 2);
+		c->partitions = (int)number(res, 3);
 	}
 	PQclear(res);
 	return n;

@@ -11,13 +11,15 @@
 struct feed {
 	PGconn *sql; /* NULL: not connected */
 	struct store_place place;
-	const char *name; /* of the subscription; NULL: the feed itself */
-	bool can_sleep;   /* the store wakes those who say that they sleep */
+	const char *name;   /* of the subscription; NULL: the feed itself */
+	bool can_sleep;     /* the store wakes those who say that they sleep */
+	bool sees_sequence; /* has the right to; else the last position is that of the last event */
 };
 
 /* A partition that is ours while the token is valid. */
 struct feed_claim {
 	int partition;
+	int partitions; /* so many there are */
 	int64_t token;
 	uint64_t position; /* everything up to here is done */
 };

@@ -321,12 +321,9 @@ static struct domain domains[2];
 static void add_domain(const char *name, struct domain *d, const char *topic, const char *position)
 {
 	static const char *const texts[DOMAIN_TOPIC] = {
-		[DOMAIN_CATEGORY] = "order",
-		[DOMAIN_STREAM] = "4\"2",
-		[DOMAIN_VERSION] = "7",
-		[DOMAIN_ID] = "6b1b36cb-cba5-4e9f-a8a1-3fd2e38a4e0a",
-		[DOMAIN_TYPE] = "Placed",
-		[DOMAIN_DATA] = "{\"total\": 10.20}",
+		[DOMAIN_CATEGORY] = "order", [DOMAIN_STREAM] = "4\"2",
+		[DOMAIN_VERSION] = "7",      [DOMAIN_ID] = "6b1b36cb-cba5-4e9f-a8a1-3fd2e38a4e0a",
+		[DOMAIN_TYPE] = "Placed",    [DOMAIN_DATA] = "{\"total\": 10.20}",
 	};
 	struct event *e = add(name, ACTION_EVENT);
 

@@ -12,7 +12,7 @@ import postgres
 import store
 from herald import Herald, read_events, run
 from nats_server import NatsServer
-from postgres import Database, wait_until
+from postgres import Database, Via, wait_until
 from webhook_server import Receiver
 
 pytestmark = pytest.mark.skipif(postgres.server_major() < 13, reason="the event store needs PostgreSQL 13")
@@ -126,6 +126,18 @@ def test_the_log_and_the_subscription_say_the_same(db, shop, subscribe, herald):
     assert plain(log.wait_for(103)) == plain(feed.wait_for(103))
 
 
+def test_a_reader_needs_no_more_rights(db, shop, subscribe):
+    # given a role that is only a member of herald_reader
+    db.sql(f"create role plain_{db.name} login in role herald_reader")
+    append(db, 0, 9)
+    # when it delivers a subscription
+    stream = subscribe(Via(db, user=f"plain_{db.name}"), "s")
+    # then it can
+    check(stream.wait_for(10), range(10))
+    stream.stop()
+    db.sql(f"drop role plain_{db.name}")
+
+
 def test_wrong_words(db, shop):
     for args, said in (((), "name the subscription"), (("a", "--follow", db.conninfo), "leave out the name"),
                        (("a", "--start", "soon"), "--start")):
@@ -222,8 +234,8 @@ def test_a_lease_that_is_lost(db, shop, subscribe):
     append(db, 0, 9)
     wait_until(lambda: hook.requests, "a first try")
     # when another takes the partition, and gives it back undone
-    db.sql("update herald.checkpoint set lease_until = now() - interval '1 s'")
-    token, = db.sql("select token from herald.claim('s', 'thief')")[0]
+    token, = db.sql("update herald.checkpoint set lease_until = now() - interval '1 s'; "
+                    "select token from herald.claim('s', 'thief')")[0]
     gate.set()
     stream.wait_log("the lease of partition 0 of s was lost")
     db.sql("select herald.release('s', 0, %s)", (token,))
@@ -352,6 +364,28 @@ def test_large_events_in_small_pages(db, shop, subscribe):
     with open(f"/proc/{stream.pid}/status") as f:
         peak = next(int(line.split()[1]) for line in f if line.startswith("VmHWM"))
     assert peak < 130 * 1024 * (3 if "build-test" in stream.argv[0] else 1), f"{peak} KiB"
+
+
+def test_events_that_fill_a_page_alone(db, shop, subscribe):
+    # given a few events of eight megabytes among small ones
+    for n in range(12):
+        shop.append("1", store.event(str(n), data={"x": "y" * (8 << 20) if n % 3 == 1 else ""}))
+    # then each of them comes
+    stream = subscribe(db, "s", "--to", "null:")
+    stream.wait_until(lambda: checkpoint(db, "s") >= 12, "the end")
+
+
+def test_turns_of_one_process(db, shop, subscribe):
+    # given one process on four partitions
+    hook = Receiver()
+    subscribe(db, "s", "--partitions", "4", "--to", hook.url())
+    # when events come on all of them, again and again
+    for n in range(3):
+        append(db, n * 40, n * 40 + 39, streams=20)
+        wait_until(lambda n=n: len(hook.events) >= (n + 1) * 40, "the events")
+    # then each comes once, though it works on one partition at a time
+    check(hook.events, range(120))
+    hook.stop()
 
 
 def test_another_source_is_refused(db, shop, subscribe):
