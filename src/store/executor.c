@@ -14,6 +14,9 @@
  * lease does not end under our hands. */
 #define TURN 4
 
+/* Pauses shorter than this are not worth being woken from. */
+#define SLEEPS_MS 8
+
 /* ---- waiting ---- */
 
 /* The next step is due then. */
@@ -31,19 +34,36 @@ static void forget_socket(struct executor *e)
 	e->socket = -1;
 }
 
-/* Whether the connection is there and, where it can, will wake us. */
-static void listen_if_new(struct executor *e)
+/* Asks to be woken, once for each connection. False where there is no waking. */
+static bool listens(struct executor *e)
 {
 	struct epoll_event event = { .events = EPOLLIN };
 	struct err ignored;
 
 	if (e->socket >= 0 || !e->listens || !e->store.state)
-		return;
+		return e->socket >= 0;
 	e->socket = e->store.backend->listen(&e->store, &ignored);
 	if (e->socket >= 0)
 		epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->socket, &event);
-	else
-		e->listens = e->store.backend->broken(&e->store);
+	return e->socket >= 0;
+}
+
+/* Looks again soon at first, then later and later; who has looked in vain some times is woken too. */
+static void sleep_now(struct executor *e)
+{
+	struct err ignored;
+	int64_t ms;
+
+	e->sleep_ms = e->sleep_ms ? 2 * e->sleep_ms : 1;
+	if (e->sleep_ms > e->max_sleep_ms)
+		e->sleep_ms = e->max_sleep_ms;
+	ms = e->sleep_ms;
+	if (ms >= SLEEPS_MS && listens(e)) {
+		ms = e->max_sleep_ms;
+		if (e->store.backend->sleep(&e->store, e->name, &ms, &ignored))
+			ms = e->sleep_ms; /* the next look tells what is wrong */
+	}
+	wake_in(e, (int)ms);
 }
 
 /* True when something is due. */
@@ -213,12 +233,13 @@ int executor_step(struct executor *e, int timeout_ms, struct err *err)
 		forget_socket(e);
 	if (done < 0)
 		return recover(e, err);
-	listen_if_new(e);
 	backoff_reset(&e->backoff);
-	e->sleep_ms = done ? 0 : e->sleep_ms ? 2 * e->sleep_ms : 1;
-	if (e->sleep_ms > e->max_sleep_ms)
-		e->sleep_ms = e->max_sleep_ms;
-	wake_in(e, e->sleep_ms);
+	if (!done) {
+		sleep_now(e);
+		return 0;
+	}
+	e->sleep_ms = 0;
+	wake_in(e, 0);
 	return 0;
 }
 

@@ -532,6 +532,11 @@ static int postgres_listen(struct store *s, struct err *err)
 	return run(s, "LISTEN herald", err) ? -1 : PQsocket(conn_of(s));
 }
 
+static int postgres_sleep(struct store *s, const char *name, int64_t *ms, struct err *err)
+{
+	return call(s, err, ms, "SELECT herald.sleep($1, $2::int)", "si", name, *ms);
+}
+
 /* What a notification says does not matter, nor who sent it. */
 static void postgres_drain(struct store *s)
 {
@@ -611,6 +616,7 @@ const struct store_backend store_postgres = {
 	.parked_next = postgres_parked_next,
 	.parked_done = postgres_parked_done,
 	.listen = postgres_listen,
+	.sleep = postgres_sleep,
 	.drain = postgres_drain,
 	.retain = postgres_retain,
 	.purge = postgres_purge,

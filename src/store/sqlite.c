@@ -549,6 +549,11 @@ static int listen(struct store *s, struct err *err)
 	return -1;
 }
 
+static int sleep_until(struct store *s, const char *name, int64_t *ms, struct err *err)
+{
+	return 0;
+}
+
 static void drain(struct store *s)
 {
 }
@@ -580,6 +585,7 @@ const struct store_backend store_sqlite = {
 	.parked_next = sqlite_subscription_parked_next,
 	.parked_done = sqlite_subscription_parked_done,
 	.listen = listen,
+	.sleep = sleep_until,
 	.drain = drain,
 	.retain = sqlite_retention_retain,
 	.purge = sqlite_retention_purge,

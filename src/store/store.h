@@ -153,9 +153,11 @@ struct store_backend {
 			   struct err *err); /* in a transaction, which holds it */
 	int (*parked_done)(struct store *s, const char *name, int64_t position, struct err *err);
 
-	/* Asks to be woken by new events; a file descriptor to poll, or -1: there is no waking
-	 * here. drain takes in what woke us. */
+	/* Waking: listen asks for it and returns a file descriptor to poll, or -1: there is none
+	 * here. sleep says before each pause that there is somebody to be woken, and lowers *ms to
+	 * how long that may be at most. drain takes in what woke us. */
 	int (*listen)(struct store *s, struct err *err);
+	int (*sleep)(struct store *s, const char *name, int64_t *ms, struct err *err);
 	void (*drain)(struct store *s);
 
 	int (*retain)(struct store *s, const char *category, int64_t max_age_s, int64_t max_count,
