@@ -24,24 +24,6 @@ static PGconn *conn_of(const struct store *s)
 	return ((const struct postgres *)s->state)->conn;
 }
 
-static int postgres_open(struct store *s, struct err *err)
-{
-	struct postgres *p;
-	PGconn *conn;
-
-	if (migrations_check_schema(s->schema, err))
-		return -1;
-	conn = conn_open(s->url, CONN_SQL, err);
-	if (!conn)
-		return -1;
-	PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
-	s->state = p = mem_alloc(sizeof(*p));
-	p->conn = conn;
-	if (PQserverVersion(conn) < 130000)
-		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
-	return 0;
-}
-
 static void postgres_close(struct store *s)
 {
 	PQfinish(conn_of(s));
@@ -171,6 +153,26 @@ static int run(struct store *s, const char *sql, struct err *err)
 	int64_t ignored;
 
 	return call(s, err, &ignored, sql, "");
+}
+
+static int postgres_open(struct store *s, struct err *err)
+{
+	struct postgres *p;
+	PGconn *conn;
+
+	if (migrations_check_schema(s->schema, err))
+		return -1;
+	conn = conn_open(s->url, CONN_SQL, err);
+	if (!conn)
+		return -1;
+	PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
+	s->state = p = mem_alloc(sizeof(*p));
+	p->conn = conn;
+	if (run(s, "RESET search_path", err)) /* handlers work on it, with names of their own */
+		return -1;
+	if (PQserverVersion(conn) < 130000)
+		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
+	return 0;
 }
 
 /* ---- making it ---- */

@@ -222,29 +222,46 @@ static int parse(struct store *s, struct events *all, const char *events,
 /* ---- ids that are there already ---- */
 
 struct place {
-	int64_t number, version; /* of the event that has the id */
+	int64_t number, version; /* of the event that was found */
 	bool same;               /* it says the same */
 };
 
-/* 1: an event has the id of e; 0: none has. */
-static int find_id(struct store *s, const struct new_event *e, struct place *p, struct err *err)
+static void take_place(sqlite3_stmt *row, const struct new_event *e, struct place *p)
 {
-	sqlite3_stmt *row;
-	int found =
-		sqlite_ask(s, err, &row,
-			   "SELECT stream_number, version, type, data, redacted FROM herald_event"
-			   " WHERE id = ?",
-			   "b", e->id);
-
-	if (found <= 0)
-		return found;
 	p->number = sqlite3_column_int64(row, 0);
 	p->version = sqlite3_column_int64(row, 1);
 	p->same = strcmp((const char *)sqlite3_column_text(row, 2), e->type) == 0 &&
 		  (sqlite3_column_int(row, 4) ||
 		   str_eq(str_c((const char *)sqlite3_column_text(row, 3)), e->data));
 	sqlite3_reset(row);
-	return 1;
+}
+
+#define PLACE "SELECT stream_number, version, type, data, redacted FROM herald_event WHERE "
+
+/* 1: an event has the id of e; 0: none has. */
+static int find_id(struct store *s, const struct new_event *e, struct place *p, struct err *err)
+{
+	sqlite3_stmt *row;
+	int found = sqlite_ask(s, err, &row, PLACE "id = ?", "b", e->id);
+
+	if (found > 0)
+		take_place(row, e, p);
+	return found;
+}
+
+/* 1: the stream has an event of this version that says what e says. */
+static int is_at(struct store *s, int64_t number, int64_t version, const struct new_event *e,
+		 struct err *err)
+{
+	struct place p;
+	sqlite3_stmt *row;
+	int found = sqlite_ask(s, err, &row, PLACE "stream_number = ? AND version = ?", "ii",
+			       number, version);
+
+	if (found <= 0)
+		return found;
+	take_place(row, e, &p);
+	return p.same;
 }
 
 static int id_in_use(struct store *s, const struct new_event *e, struct err *err)
@@ -269,31 +286,44 @@ static int id_in_use(struct store *s, const struct new_event *e, struct err *err
 	return -1;
 }
 
-/* 1: these events are in the stream already, in this order from *first on; 0: none of their ids is
- * in use. Anything else is an error. */
+/* The first of the events whose id is in use, 0 where there is none, and where it is. */
+static int find_used(struct store *s, const struct new_event *events, size_t n, size_t *used,
+		     struct place *p, struct err *err)
+{
+	int found = 0;
+
+	for (*used = 0; *used < n; ++*used) {
+		if (events[*used].has_id)
+			found = find_id(s, &events[*used], p, err);
+		if (found)
+			break;
+	}
+	return found;
+}
+
+/* 1: these events are in the stream already, in this order from *first on, those without an id,
+ * too; 0: none of their ids is in use. Anything else is an error. */
 static int find_duplicate(struct store *s, int64_t number, const struct new_event *events, size_t n,
 			  int64_t *first, struct err *err)
 {
-	const struct new_event *used = NULL;
-	size_t given = 0, same = 0;
+	struct place p;
+	size_t used;
+	int found = find_used(s, events, n, &used, &p, err);
 
-	for (size_t i = 0; i < n; i++) {
-		struct place p;
-		int found = events[i].has_id ? find_id(s, &events[i], &p, err) : 0;
-
-		if (found < 0)
-			return -1;
-		given += events[i].has_id;
-		if (!found)
+	if (found <= 0)
+		return found;
+	*first = p.version - (int64_t)used;
+	found = p.number == number && *first >= 0;
+	for (size_t i = 0; i < n && found > 0; i++) {
+		if (!events[i].has_id) {
+			found = is_at(s, number, *first + (int64_t)i, &events[i], err);
 			continue;
-		if (!used)
-			*first = p.version - (int64_t)i;
-		used = &events[i];
-		same += p.number == number && p.same && p.version - (int64_t)i == *first;
+		}
+		found = find_id(s, &events[i], &p, err);
+		if (found > 0)
+			found = p.same && p.number == number && p.version == *first + (int64_t)i;
 	}
-	if (!used)
-		return 0;
-	return same == given ? 1 : id_in_use(s, used, err);
+	return found ? found : id_in_use(s, &events[used], err);
 }
 
 /* ---- appending ---- */
