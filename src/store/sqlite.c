@@ -540,7 +540,10 @@ static int load(struct store *s, const char *category, const char *stream, struc
 		behind = page->events[0].version;
 	found = sqlite_ask(s, err, &row, OF_STREAM " ORDER BY e.version", "iii", number, behind + 1,
 			   INT64_MAX);
-	return take_all(s, page, found, row, err);
+	found = take_all(s, page, found, row, err);
+	for (size_t i = 0; i < page->n; i++)
+		page->events[i].position = 0; /* a stream has versions */
+	return found;
 }
 
 /* Nothing wakes: who waits looks again. */
