@@ -38,11 +38,8 @@ static int fold(void *state, const struct herald_stored *e)
 {
 	struct order *o = state;
 
-	if (!e->type) /* a snapshot: {"placed": 1, "paid": 500, "sent": 0} */
-		return sscanf(e->data, "{\"placed\":%d,\"paid\":%ld,\"sent\":%d}", &o->placed,
-			      &o->paid, &o->sent) == 3
-			       ? 0
-			       : -1;
+	if (!e->type) /* a snapshot: [placed, paid, sent] */
+		return sscanf(e->data, "[%d, %ld, %d]", &o->placed, &o->paid, &o->sent) == 3 ? 0 : -1;
 	o->placed |= strcmp(e->type, "Placed") == 0;
 	o->sent |= strcmp(e->type, "Sent") == 0;
 	if (strcmp(e->type, "Paid") == 0)
@@ -144,7 +141,7 @@ static int write_orders(struct herald_store *s)
 		    save(s, id, ship, 0)) /* it is sent already: nothing happens */
 			return -1;
 	}
-	return herald_store_snapshot(s, "order", "1", 2, "{\"placed\":1,\"paid\":500,\"sent\":1}");
+	return herald_store_snapshot(s, "order", "1", 2, "[1, 500, 1]");
 }
 
 int main(int argc, char **argv)
