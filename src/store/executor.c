@@ -207,9 +207,11 @@ static int recover(struct executor *e, struct err *err)
 		wake_in(e, 0);
 		return 0;
 	}
-	release_lease(e);
-	if (err->kind != ERR_RETRY)
+	if (err->kind != ERR_RETRY) {
+		release_lease(e);
 		return -1;
+	}
+	/* The lease outlives the connection: we go on with it where nobody has taken it. */
 	log_debug("%s: %s", e->name, err->msg);
 	if (!e->store.state)
 		forget_socket(e);
