@@ -190,6 +190,207 @@ HERALD_API int herald_time_us(const struct herald_event *e, enum herald_side sid
 HERALD_API const unsigned char *herald_bytes(const struct herald_event *e, enum herald_side side,
 					     int column, size_t *n);
 
+/* ---- the event store ---- */
+
+/*
+ * Events that the application writes itself, in streams, in PostgreSQL or SQLite; both behave alike.
+ *
+ *	struct herald_store *s = herald_store_open("sqlite:shop.db");
+ *	herald_store_init(s);
+ *	herald_store_append(s, "order", "42", "{\"type\": \"Placed\"}", HERALD_NEW_STREAM, NULL);
+ *
+ * A store is one connection, used by one thread at a time; each thread and each executor of a
+ * subscription has its own. Functions return 0, or -1: herald_store_problem and herald_store_error
+ * say why. Where a connection was lost, the call that met it fails with HERALD_AWAY, and the next
+ * one opens another.
+ */
+struct herald_store;
+
+enum herald_problem {
+	HERALD_NO_PROBLEM,
+	HERALD_CONFLICT,        /* the stream is at another version than expected */
+	HERALD_ID_IN_USE,       /* another event has the id */
+	HERALD_NOT_UNDERSTOOD,  /* an argument, or JSON, cannot be understood */
+	HERALD_NOT_HERE,        /* the feed cannot be read on a standby */
+	HERALD_LEASE_LOST,      /* another executor has taken over */
+	HERALD_NO_SUBSCRIPTION, /* there is none of this name, or it has another source */
+	HERALD_DELETED,         /* the stream was deleted */
+	HERALD_AWAY,            /* the database cannot be reached now, or is busy: try again */
+	HERALD_REFUSED,         /* all else: herald_store_error has the text */
+};
+
+/* For sqlite:PATH, sqlite::memory: (which all stores of this process share, as long as one of them
+ * is open), or a libpq conninfo. Nothing is connected yet. Never NULL. */
+HERALD_API struct herald_store *herald_store_open(const char *url);
+
+/* Rolls back what is open. NULL is nothing. */
+HERALD_API void herald_store_close(struct herald_store *s);
+
+/* Of the last call that failed. The text lives until the next call. */
+HERALD_API enum herald_problem herald_store_problem(const struct herald_store *s);
+HERALD_API const char *herald_store_error(const struct herald_store *s);
+
+/* When it was HERALD_CONFLICT: the stream's version, -1 when it does not exist. */
+HERALD_API int64_t herald_store_actual(const struct herald_store *s);
+
+/* "schema" and, for a store that is made, "stream-id-type" ("text" or "uuid"): PostgreSQL's, as
+ * `pgherald store init` knows them. Before the first call. */
+HERALD_API int herald_store_set(struct herald_store *s, const char *name, const char *value);
+
+/* Makes the store's tables or brings them up to date; does nothing where they are. */
+HERALD_API int herald_store_init(struct herald_store *s);
+
+/* The connection, a PGconn * or sqlite3 *, to work on in the store's transactions: it stays the
+ * store's. NULL when it cannot be opened. */
+HERALD_API void *herald_store_connection(struct herald_store *s);
+
+/* What is between begin and commit is one transaction, on this store and on its connection. When a
+ * call fails in it, roll back. When commit fails nothing of it is done, unless the problem is
+ * HERALD_AWAY: then it is not known. Without a transaction each call is one. */
+HERALD_API int herald_store_begin(struct herald_store *s);
+HERALD_API int herald_store_commit(struct herald_store *s);
+HERALD_API void herald_store_rollback(struct herald_store *s);
+
+#define HERALD_ANY_VERSION INT64_MIN
+#define HERALD_NEW_STREAM INT64_C(-1)
+
+struct herald_appended {
+	int64_t first, last; /* versions; first is -1 when there was nothing to append */
+	int duplicate;       /* the same events, by their ids, were there already */
+};
+
+/* Appends events to the end of a stream: one JSON object or an array of {"type", "data",
+ * "metadata", "id", "topic"}, of which the type is required. expected: the version that the stream
+ * must have, HERALD_NEW_STREAM: none yet, HERALD_ANY_VERSION. done may be NULL. */
+HERALD_API int herald_store_append(struct herald_store *s, const char *category, const char *stream,
+				   const char *events, int64_t expected,
+				   struct herald_appended *done);
+
+/* Appends events of any streams in one transaction, each with "category" and "stream". */
+HERALD_API int herald_store_append_many(struct herald_store *s, const char *events);
+
+/* An event that was read. All lives until the callback returns. */
+struct herald_stored {
+	int64_t position; /* its place in the feed; 0: not known, or not committed yet */
+	int64_t version;  /* its place in its stream, from 0 */
+	int64_t time;     /* microseconds since 1970 UTC */
+	const char *category, *stream, *id;
+	const char *type;            /* NULL: this is a snapshot, whose state is in data */
+	const char *topic;           /* NULL: none */
+	const char *data, *metadata; /* JSON on one line */
+};
+
+/* Not 0: that is enough. */
+typedef int herald_stored_fn(void *user, const struct herald_stored *e);
+
+/* What of the feed is wanted; zeroed: all. Names have commas between them, NULL: any. */
+struct herald_wanted {
+	int64_t after; /* behind this position */
+	int64_t limit; /* the most events; 0: no limit */
+	const char *categories, *topics, *types;
+};
+
+/* Calls fn for each event of the feed, in order. Who keeps the position of the last event goes on
+ * there the next time, and misses none. */
+HERALD_API int herald_store_read(struct herald_store *s, const struct herald_wanted *wanted,
+				 herald_stored_fn *fn, void *user);
+
+/* Calls fn for each event of a stream from a version on, also those of the open transaction. */
+HERALD_API int herald_store_read_stream(struct herald_store *s, const char *category,
+					const char *stream, int64_t from_version,
+					herald_stored_fn *fn, void *user);
+
+/* ---- aggregates ---- */
+
+/* Calls fold for the stream's snapshot, if there is one (it has no type), and for the events behind
+ * it. *version gets the stream's version, -1: there is no such stream. Not 0 from fold is a failure. */
+HERALD_API int herald_store_load(struct herald_store *s, const char *category, const char *stream,
+				 herald_stored_fn *fold, void *state, int64_t *version);
+
+/* Stores the state that a stream's events up to a version make, as JSON, for load. */
+HERALD_API int herald_store_snapshot(struct herald_store *s, const char *category,
+				     const char *stream, int64_t version, const char *state);
+
+struct herald_aggregate {
+	void (*reset)(void *state); /* as before the first event */
+	herald_stored_fn *fold;     /* what an event does to the state */
+	/* The events that follow from a command in this state, as JSON for append, which lives
+	 * until the next call; NULL: none. */
+	const char *(*decide)(void *state, void *command);
+};
+
+/* Loads, decides and appends, and does it all again where somebody else has appended meanwhile.
+ * In an open transaction it does it once. done may be NULL. */
+HERALD_API int herald_store_save(struct herald_store *s, const char *category, const char *stream,
+				 const struct herald_aggregate *a, void *state, void *command,
+				 struct herald_appended *done);
+
+/* ---- events that go ---- */
+
+/* How long events of a category are kept; 0: for ever. */
+HERALD_API int herald_store_retain(struct herald_store *s, const char *category, int64_t max_age_s,
+				   int64_t max_count);
+
+/* Removes a batch of those that are not kept; *removed is 0 when there are none. Never what a
+ * subscription has still to see, unless forced. */
+HERALD_API int herald_store_purge(struct herald_store *s, int max, int force, int64_t *removed);
+
+HERALD_API int herald_store_truncate(struct herald_store *s, const char *category,
+				     const char *stream, int64_t before_version);
+HERALD_API int herald_store_delete(struct herald_store *s, const char *category,
+				   const char *stream); /* for good */
+HERALD_API int herald_store_redact(struct herald_store *s, int64_t position, const char *data);
+
+/* ---- subscriptions ---- */
+
+/*
+ * A subscription has a name, a source and a place in the feed. Each of these is an executor of it:
+ * several, in threads or processes, share its partitions, and a stream's events stay in order.
+ *
+ *	struct herald_subscription *m = herald_subscription_new("dbname=shop", "mailer");
+ *	herald_subscription_set(m, "categories", "order");
+ *	herald_subscription_on(m, handle, NULL);
+ *	if (herald_subscription_run(m))
+ *		fprintf(stderr, "%s\n", herald_subscription_error(m));
+ *	herald_subscription_free(m);
+ */
+struct herald_subscription;
+
+/* Works on one event. `transaction` is the open transaction, a PGconn * or sqlite3 *: what is done
+ * on it commits together with the subscription's place, exactly once; do not end it. All other
+ * effects may happen again, after a crash, or when a later event of the batch fails. Returns NULL:
+ * it is done, or why not: it is tried again after a while, then stopped or parked (on-failure). */
+typedef const char *herald_handler(void *user, const struct herald_stored *e, void *transaction);
+
+HERALD_API struct herald_subscription *herald_subscription_new(const char *url, const char *name);
+
+/* Gives back what it has claimed. NULL is nothing. */
+HERALD_API void herald_subscription_free(struct herald_subscription *m);
+
+/* Before the first step. Source, of a subscription that is made by its first executor:
+ * "categories", "topics", "types" (names with commas between), or "category" and "stream". "start":
+ * beginning, end or a position. "partitions": how many executors can work at once (1).
+ * "on-failure": stop, park or park-stream; "max-attempts" (5), "backoff" (1000 ms, doubled each
+ * time). Of this executor: "owner", its name; "lease" (30000 ms), after which another may take
+ * over; "batch" (100), the most events of one transaction; "max-sleep" (100 ms) between looks;
+ * "listen" (true): be woken where the database can; "schema". */
+HERALD_API int herald_subscription_set(struct herald_subscription *m, const char *name,
+				       const char *value);
+HERALD_API void herald_subscription_on(struct herald_subscription *m, herald_handler *fn, void *user);
+
+/* As those of a stream, above. A step handles one batch at most. */
+HERALD_API int herald_subscription_run(struct herald_subscription *m);
+HERALD_API int herald_subscription_fd(struct herald_subscription *m);
+HERALD_API int herald_subscription_step(struct herald_subscription *m, int timeout_ms);
+HERALD_API void herald_subscription_stop(struct herald_subscription *m);
+HERALD_API const char *herald_subscription_error(const struct herald_subscription *m);
+
+/* Lets partitions that have stopped try again. */
+HERALD_API int herald_subscription_resume(struct herald_subscription *m);
+
+/* Lets the handler work on parked events until one fails or none is left; *done counts them. */
+HERALD_API int herald_subscription_retry_parked(struct herald_subscription *m, int64_t *done);
+
 #ifdef __cplusplus
 }
 #endif

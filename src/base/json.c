@@ -306,3 +306,150 @@ bool json_valid(struct str s)
 			return false;
 	}
 }
+
+/* ---- taking apart ---- */
+
+static struct str trim(struct str s)
+{
+	const char *p = skip_blanks(s.p, s.p + s.n);
+	size_t n = (size_t)(s.p + s.n - p);
+
+	while (n && strchr(" \t\r\n", p[n - 1]))
+		n--;
+	return (struct str){ p, n };
+}
+
+struct str json_inside(struct str value)
+{
+	value = trim(value);
+	return trim((struct str){ value.p + 1, value.n - 2 });
+}
+
+/* Behind the closing quote of the string that begins at p. */
+static const char *skip_string(const char *p, const char *end)
+{
+	for (p++; p < end && *p != '"'; p++)
+		p += *p == '\\';
+	return p < end ? p + 1 : end;
+}
+
+/* Behind the value at p: at the comma, or at the end. */
+static const char *skip_value(const char *p, const char *end)
+{
+	size_t depth = 0;
+
+	while (p < end && (depth || *p != ',')) {
+		if (*p == '"') {
+			p = skip_string(p, end);
+			continue;
+		}
+		depth += *p == '{' || *p == '[';
+		depth -= *p == '}' || *p == ']';
+		p++;
+	}
+	return p;
+}
+
+bool json_next(struct str *inside, struct str *key, struct str *value)
+{
+	const char *p = skip_blanks(inside->p, inside->p + inside->n), *end = inside->p + inside->n;
+	const char *from = p, *behind;
+
+	*key = (struct str){ 0 };
+	if (p == end)
+		return false;
+	if (*p == '"') { /* a key, if a colon is behind it */
+		p = skip_string(p, end);
+		behind = skip_blanks(p, end);
+		if (behind < end && *behind == ':') {
+			*key = (struct str){ from, (size_t)(p - from) };
+			from = behind + 1;
+		}
+	}
+	p = skip_value(from, end);
+	*value = trim((struct str){ from, (size_t)(p - from) });
+	p += p < end;
+	*inside = (struct str){ p, (size_t)(end - p) };
+	return true;
+}
+
+static uint32_t hex4(const char *p)
+{
+	uint32_t v = 0;
+
+	for (int i = 0; i < 4; i++)
+		v = v << 4 | (uint32_t)(p[i] <= '9' ? p[i] - '0' : (p[i] | 32) - 'a' + 10);
+	return v;
+}
+
+static void put_utf8(struct strbuf *b, uint32_t c)
+{
+	if (c < 0x80) {
+		strbuf_ch(b, (char)c);
+	} else if (c < 0x800) {
+		strbuf_ch(b, (char)(0xc0 | c >> 6));
+		strbuf_ch(b, (char)(0x80 | (c & 0x3f)));
+	} else if (c < 0x10000) {
+		strbuf_ch(b, (char)(0xe0 | c >> 12));
+		strbuf_ch(b, (char)(0x80 | (c >> 6 & 0x3f)));
+		strbuf_ch(b, (char)(0x80 | (c & 0x3f)));
+	} else {
+		strbuf_ch(b, (char)(0xf0 | c >> 18));
+		strbuf_ch(b, (char)(0x80 | (c >> 12 & 0x3f)));
+		strbuf_ch(b, (char)(0x80 | (c >> 6 & 0x3f)));
+		strbuf_ch(b, (char)(0x80 | (c & 0x3f)));
+	}
+}
+
+/* The character of \uXXXX, or of two that are a pair, at *p; 0 when it is none. */
+static uint32_t take_u(const char **p, const char *end)
+{
+	uint32_t c = hex4(*p + 2), low;
+
+	*p += 6;
+	if (c < 0xd800 || c > 0xdfff)
+		return c;
+	if (c > 0xdbff || end - *p < 6 || (*p)[0] != '\\' || (*p)[1] != 'u')
+		return 0;
+	low = hex4(*p + 2);
+	*p += 6;
+	return low < 0xdc00 || low > 0xdfff ? 0 : 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+}
+
+bool json_unquote(struct strbuf *b, struct str quoted)
+{
+	static const char letters[] = "bfnrt", meant[] = "\b\f\n\r\t";
+	const char *p = quoted.p + 1, *end = quoted.p + quoted.n - 1, *letter;
+	uint32_t c;
+
+	while (p < end) {
+		if (*p != '\\') {
+			strbuf_ch(b, *p++);
+		} else if (p[1] == 'u') {
+			c = take_u(&p, end);
+			if (!c)
+				return false;
+			put_utf8(b, c);
+		} else {
+			letter = strchr(letters, p[1]);
+			strbuf_ch(b, letter ? meant[letter - letters] : p[1]);
+			p += 2;
+		}
+	}
+	return true;
+}
+
+void json_compact(struct strbuf *b, struct str value)
+{
+	const char *p = value.p, *end = value.p + value.n, *from;
+
+	while ((p = skip_blanks(p, end)) < end) {
+		from = p;
+		if (*p == '"')
+			p = skip_string(p, end);
+		else
+			while (p < end && !strchr("\" \t\r\n", *p))
+				p++;
+		strbuf_add(b, from, (size_t)(p - from));
+	}
+}

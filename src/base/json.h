@@ -24,4 +24,20 @@ bool json_valid(struct str s);
 /* Appends an unsigned number in decimal. */
 void json_uint(struct strbuf *b, uint64_t v);
 
+/* ---- taking apart text that json_valid has accepted ---- */
+
+/* What stands between the brackets of an object or array. */
+struct str json_inside(struct str value);
+
+/* Takes the next member of an object off its inside, or the next element of an array, which has no
+ * key (.p is NULL); false at the end. Both are as they are written: a key has its quotes. */
+bool json_next(struct str *inside, struct str *key, struct str *value);
+
+/* Appends what a string with its quotes stands for. False where it has NUL or half a surrogate
+ * pair. */
+bool json_unquote(struct strbuf *b, struct str quoted);
+
+/* Appends the value without white space around and between its parts. */
+void json_compact(struct strbuf *b, struct str value);
+
 #endif

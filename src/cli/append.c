@@ -2,7 +2,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "store/postgres.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -12,34 +11,29 @@
 #define MOST_BYTES (4 << 20)
 
 struct append {
-	PGconn *sql;
+	struct store store;
 	const struct settings *settings;
 	struct strbuf batch;   /* "[line,line" */
 	uint64_t first, lines; /* the batch's first line; those read so far */
-	uint64_t appended, duplicates;
+	int64_t appended, duplicates;
 };
 
 static int send_batch(struct append *a, struct err *err)
 {
-	struct store_place place = { a->settings->schema, NULL };
-	const char *params[] = { NULL, a->settings->category, a->settings->stream_id };
-	PGresult *res;
+	struct store_counts done;
+	int failed;
 
 	if (a->batch.n == 0)
 		return 0;
 	strbuf_ch(&a->batch, ']');
-	params[0] = strbuf_cstr(&a->batch);
-	res = store_query(a->sql, place, err,
-			  "SELECT appended, duplicates"
-			  " FROM herald.append_many($1::jsonb, $2::text, $3::text)",
-			  3, params);
+	failed = store_call(&a->store, err, append_many, strbuf_cstr(&a->batch),
+			    a->settings->category, a->settings->stream_id, &done);
 	a->batch.n = 0;
-	if (!res)
+	if (failed)
 		return err_add(err, "lines %llu to %llu were not appended",
 			       (unsigned long long)a->first, (unsigned long long)a->lines);
-	a->appended += strtoull(PQgetvalue(res, 0, 0), NULL, 10);
-	a->duplicates += strtoull(PQgetvalue(res, 0, 1), NULL, 10);
-	PQclear(res);
+	a->appended += done.appended;
+	a->duplicates += done.duplicates;
 	return 0;
 }
 
@@ -92,14 +86,12 @@ int append_run(const struct command *command, struct settings *settings)
 	struct err err = { 0 };
 	int failed;
 
-	a.sql = conn_open(settings->connection, CONN_SQL, &err);
-	failed = !a.sql || append_lines(&a, stdin, &err);
+	failed = cli_store(&a.store, settings, &err) || append_lines(&a, stdin, &err);
 	if (failed)
 		log_error("%s", err.msg);
-	if (a.sql)
-		log_info("%llu events appended, %llu were there already",
-			 (unsigned long long)a.appended, (unsigned long long)a.duplicates);
-	PQfinish(a.sql);
+	log_info("%lld events appended, %lld were there already", (long long)a.appended,
+		 (long long)a.duplicates);
+	store_release(&a.store);
 	strbuf_release(&a.batch);
 	cli_free(settings);
 	return failed ? err_exit_code(err.kind) : 0;

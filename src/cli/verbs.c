@@ -49,6 +49,28 @@ const struct verb verbs[] = {
 	  "Several processes share a subscription's partitions. What all outputs have taken is\n"
 	  "acknowledged. With --follow and without a name it shows new events.\n",
 	  subscribe_run },
+	{ "load", "print what an aggregate is made of",
+	  "pgherald load postgresql://me@localhost/shop --category order --stream-id 42",
+	  "Prints the stream's snapshot, if there is one, and the events behind it as JSON "
+	  "lines.\n",
+	  load_run },
+	{ "parked", "look at events that a subscription has put aside",
+	  "pgherald parked list mailer postgresql://me@localhost/shop",
+	  "list shows them, and why; retry prints each as a JSON line and takes it off the list; "
+	  "drop\n"
+	  "takes it off unseen.\n",
+	  parked_run },
+	{ "retain", "say how long events are kept",
+	  "pgherald retain postgresql://me@localhost/shop --category log --max-age 90d",
+	  "Events of the category that are older, or beyond so many of each stream, go with the "
+	  "next\n"
+	  "purge. Without either they are kept for ever.\n",
+	  retain_run },
+	{ "purge", "remove events that need not be kept",
+	  "pgherald purge postgresql://me@localhost/shop --every 1h",
+	  "Removes what retain allows, in small batches, never what a subscription has still to "
+	  "see.\n",
+	  purge_run },
 	{ "demo", "show events of a small shop on a throwaway PostgreSQL",
 	  "pgherald demo --seconds 10",
 	  "Starts a private PostgreSQL in a temporary folder, runs a small shop on it and prints "

@@ -30,6 +30,10 @@ int store_run(const struct command *command, struct settings *settings);
 int append_run(const struct command *command, struct settings *settings);
 int read_run(const struct command *command, struct settings *settings);
 int subscribe_run(const struct command *command, struct settings *settings);
+int load_run(const struct command *command, struct settings *settings);
+int parked_run(const struct command *command, struct settings *settings);
+int retain_run(const struct command *command, struct settings *settings);
+int purge_run(const struct command *command, struct settings *settings);
 int demo_run(const struct command *command, struct settings *settings);
 
 #endif

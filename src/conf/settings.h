@@ -57,22 +57,25 @@ struct settings {
 	struct output_settings output;   /* what holds for outputs that say nothing else */
 	struct output_settings *outputs; /* never empty after settings_load: stdout: by default */
 	size_t noutputs;
-	const char *task;   /* of the verb store */
+	const char *task; /* of the verb store */
+	const char *parked_task, *subscription;
 	const char *schema; /* of the event store */
 	const char *stream_id_type;
 	const char *category, *stream_id, *types, *topics; /* NULL: any */
 	int64_t after;
-	bool follow;
-	const char *subscription; /* of the verb subscribe; NULL: none */
-	const char *start;        /* beginning, end or a position; NULL: the verb's own */
-	const char *on_failure;   /* NULL: as it is, or stop */
-	int64_t partitions;       /* 0: as many as there are, or 1 */
-	int64_t attempts;         /* 0: as it is */
-	int64_t lease;            /* seconds */
-	int64_t max_sleep;        /* ms */
-	const char *letters;      /* file of dead letters, for replay */
-	const char *file;         /* the YAML file these came from, or NULL */
-	int64_t seconds;          /* 0: until interrupted */
+	bool follow, force;
+	const char *start;           /* beginning, end or a position; NULL: the verb's own */
+	const char *on_failure;      /* NULL: as it is, or stop */
+	int64_t partitions;          /* 0: as many as there are, or 1 */
+	int64_t attempts;            /* 0: as it is */
+	int64_t lease;               /* seconds */
+	int64_t max_sleep;           /* ms */
+	int64_t position;            /* 0: all */
+	const char *max_age, *every; /* times such as 90d; NULL: none */
+	int64_t max_count;           /* 0: all */
+	const char *letters;         /* file of dead letters, for replay */
+	const char *file;            /* the YAML file these came from, or NULL */
+	int64_t seconds;             /* 0: until interrupted */
 	bool json, yes;
 	bool help, print_config; /* asked for on the command line */
 	const char *preset;      /* NULL: none */

@@ -705,7 +705,7 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 
 	s->settings = o;
 	s->loop = LOOP_CLOSED;
-	s->feed.place.schema = o->schema;
+	s->feed.schema = o->schema;
 	s->feed.name = o->subscription;
 	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	gethostname(host, sizeof(host) - 1);

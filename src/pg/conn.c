@@ -252,12 +252,13 @@ static PGresult *take_results(PGconn *conn)
 	}
 }
 
-PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
-		     const char *const *params)
+PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
+		   const char *const *params)
 {
 	PGresult *res;
 	ExecStatusType status;
 
+	err->kind = ERR_NONE;
 	if (!(nparams ? PQsendQueryParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
 		      : PQsendQuery(conn, sql))) {
 		fail(ERR_RETRY, PQerrorMessage(conn), err);
@@ -269,10 +270,21 @@ PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams
 		return NULL;
 	}
 	status = PQresultStatus(res);
-	if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
+	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
+		fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)),
+		     PQresultErrorMessage(res), err);
+	return res;
+}
+
+PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
+		     const char *const *params)
+{
+	struct err why;
+	PGresult *res = conn_ask(conn, &why, sql, nparams, params);
+
+	if (why.kind == ERR_NONE)
 		return res;
-	fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)), PQresultErrorMessage(res),
-	     err);
+	*err = why;
 	PQclear(res);
 	return NULL;
 }

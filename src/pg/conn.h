@@ -27,6 +27,11 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err) MU
 PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
 		     const char *const *params) MUST_CHECK;
 
+/* The same for who wants to know why the server refused: a result then, too, with an error kind in
+ * err, which is ERR_NONE when all is well. NULL: the connection is of no use any more. */
+PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
+		   const char *const *params) MUST_CHECK;
+
 /* The err kind for an SQLSTATE ("" or NULL: the connection broke): 57P0x, 08xxx, 53300 ...: RETRY;
  * 55006, PH005: BUSY; 42501, 28xxx, 3D000 ...: CONFIG; else FAIL. */
 enum err_kind conn_classify(const char *sqlstate);

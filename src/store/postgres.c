@@ -1,124 +1,628 @@
-#include "store/postgres.h"
-
+/* The event store in PostgreSQL: thin calls of its SQL functions. */
+#include "base/time.h"
+#include "pg/conn.h"
 #include "store/migrations.h"
+#include "store/postgres_lists.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* The key of the advisory lock that one who installs holds: "pgherald". */
 #define INSTALL_LOCK "8099001168806961252"
 
-static int run(PGconn *sql, const char *text, struct err *err)
-{
-	PGresult *res = conn_query(sql, err, text, 0, NULL);
+#define MOST_PARAMS 8
 
-	PQclear(res);
-	return res ? 0 : -1;
+struct postgres {
+	PGconn *conn;
+	bool silent; /* it gave no answer in time */
+};
+
+static PGconn *conn_of(const struct store *s)
+{
+	return ((const struct postgres *)s->state)->conn;
 }
 
-static PGresult *query(PGconn *sql, struct store_place place, struct err *err, const char *text,
-		       int nparams, const char *const *params)
+static void postgres_close(struct store *s)
 {
+	PQfinish(conn_of(s));
+	free(s->state);
+}
+
+static bool postgres_broken(struct store *s)
+{
+	return ((struct postgres *)s->state)->silent || PQstatus(conn_of(s)) != CONNECTION_OK;
+}
+
+static void *postgres_handle(struct store *s)
+{
+	return conn_of(s);
+}
+
+/* ---- calling ---- */
+
+static int64_t member(const char *json, const char *name)
+{
+	const char *at = json ? strstr(json, name) : NULL;
+
+	return at ? strtoll(at + strlen(name), NULL, 10) : 0;
+}
+
+/* What the server's SQLSTATE means here. */
+static void explain(struct store *s, const PGresult *res, struct err *err)
+{
+	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	const char *detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
+
+	state = state ? state : "";
+	if (strncmp(state, "PH00", 4) == 0)
+		s->reason = (enum store_reason)(state[4] - '0');
+	else if (strcmp(state, "23505") == 0)
+		s->reason = STORE_ID_IN_USE;
+	else if (strncmp(state, "22", 2) == 0)
+		s->reason = STORE_NOT_UNDERSTOOD;
+	if (s->reason == STORE_CONFLICT) {
+		s->expected = member(detail, "\"expected\": ");
+		s->actual = member(detail, "\"actual\": ");
+	}
+	if (strcmp(state, "3F000") == 0 || strcmp(state, "42883") == 0 || strcmp(state, "42P01") == 0)
+		err_set(err,
+			ERR_CONFIG, "there is no event store of this version in schema %s of database \"%s\": run pgherald store init",
+			s->schema, PQdb(conn_of(s)));
+}
+
+/* Runs SQL in which "herald" stands for the schema. Returns a result that the caller clears. */
+static PGresult *query(struct store *s, struct err *err, const char *sql, int n,
+		       const char *const *params)
+{
+	struct postgres *p = s->state;
 	struct strbuf b = { 0 };
+	struct err why;
 	PGresult *res;
 
-	if (migrations_check_schema(place.schema, err))
-		return NULL;
-	migrations_write(&b, text, place.schema);
-	res = conn_query(sql, err, strbuf_cstr(&b), nparams, params);
+	migrations_write(&b, sql, s->schema);
+	res = conn_ask(p->conn, &why, strbuf_cstr(&b), n, params);
 	strbuf_release(&b);
+	if (why.kind == ERR_NONE)
+		return res;
+	*err = why;
+	p->silent = !res;
+	if (res)
+		explain(s, res, err);
+	PQclear(res);
+	return NULL;
+}
+
+/* The same with parameters as `types` says: s is a text (NULL: null), i an int64_t. */
+static PGresult *ask_list(struct store *s, struct err *err, const char *sql, const char *types,
+			  va_list ap)
+{
+	const char *params[MOST_PARAMS];
+	char numbers[MOST_PARAMS][24];
+	int n = 0;
+
+	for (; types[n]; n++) {
+		if (types[n] == 's') {
+			params[n] = va_arg(ap, const char *);
+			continue;
+		}
+		snprintf(numbers[n], sizeof(numbers[n]), "%" PRId64, va_arg(ap, int64_t));
+		params[n] = numbers[n];
+	}
+	return query(s, err, sql, n, params);
+}
+
+static PGresult *ask(struct store *s, struct err *err, const char *sql, const char *types, ...)
+{
+	PGresult *res;
+	va_list ap;
+
+	va_start(ap, types);
+	res = ask_list(s, err, sql, types, ap);
+	va_end(ap);
 	return res;
 }
 
-/* The number of the last migration that the store has; 0 where there is none. */
-static int read_version(PGconn *sql, struct store_place place, int *version, struct err *err)
+static int64_t integer(const PGresult *res, int row, int column)
 {
-	PGresult *res = query(sql, place, err, "SELECT to_regclass('herald.migration') IS NOT NULL",
-			      0, NULL);
-	bool there = res && *PQgetvalue(res, 0, 0) == 't';
-
-	PQclear(res);
-	*version = 0;
-	if (!res || !there)
-		return res ? 0 : -1;
-	res = query(sql, place, err, "SELECT max(number) FROM herald.migration", 0, NULL);
-	if (res)
-		*version = (int)strtol(PQgetvalue(res, 0, 0), NULL, 10);
-	PQclear(res);
-	return res ? 0 : -1;
+	return strtoll(PQgetvalue(res, row, column), NULL, 10);
 }
 
-static int apply(PGconn *sql, struct store_place place, const struct migration *m, struct err *err)
+/* The one value of a result: a number, or 1 for true; 0 where it is null or there is none. */
+static int call(struct store *s, struct err *err, int64_t *value, const char *sql,
+		const char *types, ...)
+{
+	PGresult *res;
+	va_list ap;
+
+	va_start(ap, types);
+	res = ask_list(s, err, sql, types, ap);
+	va_end(ap);
+	if (!res)
+		return -1;
+	*value = 0;
+	if (PQntuples(res) && PQnfields(res))
+		*value = *PQgetvalue(res, 0, 0) == 't' ? 1 : integer(res, 0, 0);
+	PQclear(res);
+	return 0;
+}
+
+static int run(struct store *s, const char *sql, struct err *err)
+{
+	int64_t ignored;
+
+	return call(s, err, &ignored, sql, "");
+}
+
+static int postgres_open(struct store *s, struct err *err)
+{
+	struct postgres *p;
+	PGconn *conn;
+
+	if (migrations_check_schema(s->schema, err))
+		return -1;
+	conn = conn_open(s->url, CONN_SQL, err);
+	if (!conn)
+		return -1;
+	PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
+	s->state = p = mem_alloc(sizeof(*p));
+	p->conn = conn;
+	if (run(s, "RESET search_path", err)) /* handlers work on it, with names of their own */
+		return -1;
+	if (PQserverVersion(conn) < 130000)
+		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
+	return 0;
+}
+
+/* ---- making it ---- */
+
+/* The number of the last migration that the store has; 0 where there is none. */
+static int read_version(struct store *s, int64_t *version, struct err *err)
+{
+	if (call(s, err, version, "SELECT to_regclass('herald.migration') IS NOT NULL", ""))
+		return -1;
+	return *version ? call(s, err, version, "SELECT max(number) FROM herald.migration", "") : 0;
+}
+
+static int apply(struct store *s, const struct migration *m, struct err *err)
 {
 	struct strbuf b = { 0 };
+	struct err other;
 	int failed;
 
 	/* As one text it is one transaction. */
-	strbuf_printf(&b, "SET LOCAL pgherald.stream_id_type = '%s';\n", place.stream_id_type);
-	migrations_write(&b, m->sql, place.schema);
-	failed = run(sql, "BEGIN", err) || run(sql, strbuf_cstr(&b), err) || run(sql, "COMMIT", err);
+	strbuf_printf(&b, "SET LOCAL pgherald.stream_id_type = '%s';\n", s->stream_id_type);
+	strbuf_str(&b, str_c(m->sql));
+	failed = run(s, "BEGIN", err) || run(s, strbuf_cstr(&b), err) || run(s, "COMMIT", err);
 	strbuf_release(&b);
 	if (!failed)
 		return 0;
-	if (PQtransactionStatus(sql) != PQTRANS_IDLE) {
-		struct err other;
-
-		if (run(sql, "ROLLBACK", &other))
-			err_add(err, "the connection was lost");
-	}
+	if (PQtransactionStatus(conn_of(s)) != PQTRANS_IDLE && run(s, "ROLLBACK", &other))
+		err_add(err, "the connection was lost");
 	return err_add(err, "migration %03d-%s", m->number, m->name);
 }
 
-static int apply_missing(PGconn *sql, struct store_place place, int *applied, struct err *err)
+static int apply_missing(struct store *s, int *applied, struct err *err)
 {
-	int version;
+	int64_t version;
 
-	if (read_version(sql, place, &version, err))
+	if (read_version(s, &version, err))
 		return -1;
 	if (version > migrations_last())
 		return err_set(err, ERR_CONFIG,
 			       "the store in schema %s has version %d and this program knows %d: "
 			       "use a newer pgherald",
-			       place.schema, version, migrations_last());
+			       s->schema, (int)version, migrations_last());
 	for (const struct migration *m = migrations; m->number; m++) {
 		if (m->number <= version)
 			continue;
-		if (apply(sql, place, m, err))
+		if (apply(s, m, err))
 			return -1;
 		++*applied;
 	}
 	return 0;
 }
 
-int store_install(PGconn *sql, struct store_place place, int *applied, struct err *err)
+/* Several may do it at once: one does the work, the others wait for it. */
+static int postgres_init(struct store *s, int *applied, int *version, struct err *err)
 {
 	struct err ignored;
 	int failed;
 
 	*applied = 0;
-	if (PQserverVersion(sql) < 130000)
-		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
-	if (migrations_check_schema(place.schema, err) ||
-	    run(sql, "SELECT pg_advisory_lock(" INSTALL_LOCK ")", err))
+	*version = migrations_last();
+	if (run(s, "SELECT pg_advisory_lock(" INSTALL_LOCK ")", err))
 		return -1;
-	failed = apply_missing(sql, place, applied, err);
-	if (run(sql, "SELECT pg_advisory_unlock(" INSTALL_LOCK ")", &ignored))
+	failed = apply_missing(s, applied, err);
+	if (run(s, "SELECT pg_advisory_unlock(" INSTALL_LOCK ")", &ignored))
 		return failed; /* the lock goes with the connection */
 	return failed;
 }
 
-PGresult *store_query(PGconn *sql, struct store_place place, struct err *err, const char *text,
-		      int nparams, const char *const *params)
+static int postgres_list(struct store *s, enum store_list what, const char *name, store_row_fn *fn,
+			 void *user, struct err *err)
 {
-	struct err other;
+	char last[16];
+	const char *param = what == STORE_CHECK ? last : name;
+	const char *names[16], *values[16];
 	PGresult *res;
-	int version;
+	int n;
 
-	PQsetErrorContextVisibility(sql, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
-	res = query(sql, place, err, text, nparams, params);
-	if (!res && err->kind != ERR_RETRY && PQtransactionStatus(sql) == PQTRANS_IDLE &&
-	    read_version(sql, place, &version, &other) == 0 && version == 0)
-		err_set(err,
-			ERR_CONFIG, "there is no event store in schema %s of database \"%s\": run pgherald store init",
-			place.schema, PQdb(sql));
-	return res;
+	snprintf(last, sizeof(last), "%d", migrations_last());
+	res = query(s, err, postgres_lists[what], what == STORE_CHECK || what == STORE_PARKED_LIST,
+		    &param);
+	if (!res)
+		return -1;
+	n = PQnfields(res);
+	for (int row = 0, end = 0; row < PQntuples(res) && !end; row++) {
+		for (int i = 0; i < n; i++) {
+			names[i] = PQfname(res, i);
+			values[i] = PQgetisnull(res, row, i) ? NULL : PQgetvalue(res, row, i);
+		}
+		end = fn(user, n, names, values);
+	}
+	PQclear(res);
+	return 0;
 }
+
+/* ---- transactions ---- */
+
+static int postgres_begin(struct store *s, struct err *err)
+{
+	return run(s, "BEGIN ISOLATION LEVEL READ COMMITTED", err);
+}
+
+static int postgres_commit(struct store *s, struct err *err)
+{
+	/* COMMIT of a transaction that has failed is a rollback, and no error. */
+	if (PQtransactionStatus(conn_of(s)) == PQTRANS_INERROR)
+		return err_set(err, ERR_FAIL,
+			       "the transaction has failed and can only be rolled back");
+	return run(s, "COMMIT", err);
+}
+
+static int postgres_rollback(struct store *s, struct err *err)
+{
+	if (PQtransactionStatus(conn_of(s)) == PQTRANS_IDLE)
+		return 0;
+	return run(s, "ROLLBACK", err);
+}
+
+/* ---- events ---- */
+
+static int postgres_append(struct store *s, const char *category, const char *stream,
+			   const char *events, int64_t expected, struct store_appended *done,
+			   struct err *err)
+{
+	char number[24];
+	PGresult *res;
+
+	snprintf(number, sizeof(number), "%" PRId64, expected);
+	res = ask(s, err, "SELECT * FROM herald.append($1, $2, $3::jsonb, $4::bigint)", "ssss",
+		  category, stream, events, expected == STORE_ANY ? NULL : number);
+	if (!res)
+		return -1;
+	done->first = PQgetisnull(res, 0, 0) ? -1 : integer(res, 0, 0);
+	done->last = integer(res, 0, 1);
+	done->duplicate = *PQgetvalue(res, 0, 2) == 't';
+	PQclear(res);
+	return 0;
+}
+
+static int postgres_append_many(struct store *s, const char *events, const char *category,
+				const char *stream, struct store_counts *done, struct err *err)
+{
+	PGresult *res = ask(s, err,
+			    "SELECT appended, duplicates"
+			    " FROM herald.append_many($1::jsonb, $2::text, $3::text)",
+			    "sss", events, category, stream);
+
+	if (!res)
+		return -1;
+	done->appended = integer(res, 0, 0);
+	done->duplicates = integer(res, 0, 1);
+	PQclear(res);
+	return 0;
+}
+
+/* The columns of each query that yields events, in this order. */
+#define COLUMNS "position, version, time, category, stream, id, type, topic, data, metadata"
+enum { POSITION, VERSION, TIME, CATEGORY, STREAM, ID, TYPE, TOPIC, DATA, METADATA };
+
+static const char *text(const PGresult *res, int row, int column)
+{
+	return PQgetisnull(res, row, column) ? NULL : PQgetvalue(res, row, column);
+}
+
+static int add_event(struct store_page *page, const PGresult *res, int row, struct err *err)
+{
+	struct store_event *e = store_page_add(page);
+
+	if (!time_parse_timestamp(str_c(PQgetvalue(res, row, TIME)), &e->time))
+		return err_set(err, ERR_FAIL,
+			       "\"%s\" is not a time as sessions with DateStyle ISO write them",
+			       PQgetvalue(res, row, TIME));
+	e->position = integer(res, row, POSITION);
+	e->version = integer(res, row, VERSION);
+	e->category = text(res, row, CATEGORY);
+	e->stream = text(res, row, STREAM);
+	e->id = text(res, row, ID);
+	e->type = text(res, row, TYPE);
+	e->topic = text(res, row, TOPIC);
+	e->data = text(res, row, DATA);
+	e->metadata = text(res, row, METADATA);
+	return 0;
+}
+
+static void clear_result(void *result)
+{
+	PQclear(result);
+}
+
+/* Takes the result over. */
+static int fill(struct store_page *page, PGresult *res, struct err *err)
+{
+	store_page_clear(page);
+	if (!res)
+		return -1;
+	page->result = res;
+	page->clear = clear_result;
+	for (int row = 0; row < PQntuples(res); row++)
+		if (add_event(page, res, row, err))
+			return -1;
+	return 0;
+}
+
+static int postgres_read(struct store *s, const struct store_query *q, struct store_page *page,
+			 struct err *err)
+{
+	if (!q->stream)
+		return fill(page,
+			    ask(s, err,
+				"SELECT " COLUMNS " FROM herald.read($1::bigint, $2::int,"
+				" string_to_array($3, ','), string_to_array($4, ','),"
+				" string_to_array($5, ','))",
+				"iisss", q->from, (int64_t)q->max, q->categories, q->topics, q->types),
+			    err);
+	return fill(page,
+		    ask(s, err,
+			"SELECT " COLUMNS " FROM herald.read_stream($1, $2, $3::bigint,"
+			" nullif($4::bigint, -1), $5::int, $6::bool)",
+			"ssiiis", q->category, q->stream, q->from, q->to, (int64_t)q->max,
+			q->backward ? "t" : "f"),
+		    err);
+}
+
+static int postgres_load(struct store *s, const char *category, const char *stream,
+			 struct store_page *page, struct err *err)
+{
+	return fill(
+		page,
+		ask(s, err,
+		    "SELECT 0, version, time, $1::text, $2::text, id, type, NULL, data, metadata"
+		    " FROM herald.load($1, $2)",
+		    "ss", category, stream),
+		err);
+}
+
+static int postgres_snapshot(struct store *s, const char *category, const char *stream,
+			     int64_t version, const char *state, struct err *err)
+{
+	int64_t stored;
+
+	if (call(s, err, &stored, "SELECT herald.snapshot_put($1, $2, $3::bigint, $4::jsonb)",
+		 "ssis", category, stream, version, state))
+		return -1;
+	return stored != 0;
+}
+
+/* ---- subscriptions ---- */
+
+static int postgres_subscribe(struct store *s, const struct store_subscription *sub, struct err *err)
+{
+	int64_t made;
+
+	if (call(s, err, &made,
+		 "SELECT herald.subscribe($1, $2::jsonb, coalesce(nullif($3::int, 0), (SELECT"
+		 " nullif(count(*), 0)::int FROM herald.lag WHERE subscription = $1), 1), $4, "
+		 "jsonb_strip_nulls(jsonb_build_object("
+		 "'on_failure', $5::text, 'max_attempts', nullif($6::int, 0),"
+		 " 'backoff', nullif($7::bigint, 0) || ' milliseconds')))",
+		 "ssissii", sub->name, sub->source, (int64_t)sub->partitions, sub->start,
+		 sub->on_failure, (int64_t)sub->max_attempts, sub->backoff_ms))
+		return -1;
+	return made != 0;
+}
+
+static int postgres_unsubscribe(struct store *s, const char *name, struct err *err)
+{
+	int64_t gone;
+
+	return call(s, err, &gone, "SELECT herald.unsubscribe($1)", "s", name) ? -1 : gone != 0;
+}
+
+static int postgres_claim(struct store *s, const char *owner, int64_t lease_ms,
+			  struct store_lease *lease, struct err *err)
+{
+	PGresult *res = ask(s, err,
+			    "SELECT partition, token"
+			    " FROM herald.claim($1, $2, $3::bigint * interval '1 millisecond')",
+			    "ssi", lease->name, owner, lease_ms);
+	int n = res ? PQntuples(res) : -1;
+
+	if (n > 0) {
+		lease->partition = (int)integer(res, 0, 0);
+		lease->token = integer(res, 0, 1);
+	}
+	PQclear(res);
+	return n;
+}
+
+static int postgres_fetch(struct store *s, const struct store_lease *lease, int max,
+			  struct store_page *page, struct err *err)
+{
+	return fill(page,
+		    ask(s, err,
+			"SELECT " COLUMNS " FROM herald.fetch($1, $2::int, $3::bigint, $4::int)",
+			"siii", lease->name, (int64_t)lease->partition, lease->token, (int64_t)max),
+		    err);
+}
+
+static int postgres_ack(struct store *s, const struct store_lease *lease, int64_t position,
+			struct err *err)
+{
+	int64_t ignored;
+
+	return call(s, err, &ignored, "SELECT herald.ack($1, $2::int, $3::bigint, $4::bigint)",
+		    "siii", lease->name, (int64_t)lease->partition, lease->token, position);
+}
+
+static int postgres_renew(struct store *s, const struct store_lease *lease, struct err *err)
+{
+	int64_t ignored;
+
+	return call(s, err, &ignored, "SELECT herald.renew($1, $2::int, $3::bigint)", "sii",
+		    lease->name, (int64_t)lease->partition, lease->token);
+}
+
+static int postgres_release(struct store *s, const struct store_lease *lease, struct err *err)
+{
+	int64_t ignored;
+
+	return call(s, err, &ignored, "SELECT herald.release($1, $2::int, $3::bigint)", "sii",
+		    lease->name, (int64_t)lease->partition, lease->token);
+}
+
+static int postgres_fail(struct store *s, const struct store_lease *lease, int64_t position,
+			 const char *why, enum store_outcome *outcome, struct err *err)
+{
+	int64_t n;
+
+	if (call(s, err, &n,
+		 "SELECT array_position('{retry,stopped,parked}',"
+		 " herald.fail($1, $2::int, $3::bigint, $4::bigint, $5))",
+		 "siiis", lease->name, (int64_t)lease->partition, lease->token, position, why))
+		return -1;
+	*outcome = (enum store_outcome)(n - 1);
+	return 0;
+}
+
+static int postgres_resume(struct store *s, const char *name, int64_t *resumed, struct err *err)
+{
+	return call(s, err, resumed, "SELECT herald.resume($1)", "s", name);
+}
+
+static int postgres_parked_next(struct store *s, const char *name, struct store_page *page,
+				struct err *err)
+{
+	return fill(page, ask(s, err, "SELECT " COLUMNS " FROM herald.parked_next($1)", "s", name),
+		    err);
+}
+
+static int postgres_parked_done(struct store *s, const char *name, int64_t position, struct err *err)
+{
+	int64_t done;
+
+	if (call(s, err, &done, "SELECT herald.parked_done($1, $2::bigint)", "si", name, position))
+		return -1;
+	return done != 0;
+}
+
+static int postgres_listen(struct store *s, struct err *err)
+{
+	return run(s, "LISTEN herald", err) ? -1 : PQsocket(conn_of(s));
+}
+
+static int postgres_sleep(struct store *s, const char *name, int64_t *ms, struct err *err)
+{
+	return call(s, err, ms, "SELECT herald.sleep($1, $2::int)", "si", name, *ms);
+}
+
+/* What a notification says does not matter, nor who sent it. */
+static void postgres_drain(struct store *s)
+{
+	PGnotify *n;
+
+	if (!PQconsumeInput(conn_of(s)))
+		return; /* the next call says so */
+	while ((n = PQnotifies(conn_of(s))) != NULL)
+		PQfreemem(n);
+}
+
+/* ---- events that go ---- */
+
+static int postgres_retain(struct store *s, const char *category, int64_t max_age_s,
+			   int64_t max_count, struct err *err)
+{
+	int64_t ignored;
+
+	return call(s, err, &ignored,
+		    "SELECT herald.retain($1, nullif($2::bigint, 0) * interval '1 second',"
+		    " nullif($3::bigint, 0))",
+		    "sii", category, max_age_s, max_count);
+}
+
+static int postgres_purge(struct store *s, int max, bool force, int64_t *removed, struct err *err)
+{
+	return call(s, err, removed, "SELECT herald.purge($1::int, $2::bool)", "is", (int64_t)max,
+		    force ? "t" : "f");
+}
+
+static int postgres_truncate(struct store *s, const char *category, const char *stream,
+			     int64_t before, int64_t *removed, struct err *err)
+{
+	return call(s, err, removed, "SELECT herald.truncate($1, $2, $3::bigint)", "ssi", category,
+		    stream, before);
+}
+
+static int postgres_remove(struct store *s, const char *category, const char *stream,
+			   int64_t *removed, struct err *err)
+{
+	return call(s, err, removed, "SELECT herald.delete($1, $2)", "ss", category, stream);
+}
+
+static int postgres_redact(struct store *s, int64_t position, const char *data, struct err *err)
+{
+	int64_t done;
+
+	if (call(s, err, &done, "SELECT herald.redact($1::bigint, $2::jsonb)", "is", position, data))
+		return -1;
+	return done != 0;
+}
+
+const struct store_backend store_postgres = {
+	.open = postgres_open,
+	.close = postgres_close,
+	.broken = postgres_broken,
+	.handle = postgres_handle,
+	.init = postgres_init,
+	.list = postgres_list,
+	.begin = postgres_begin,
+	.commit = postgres_commit,
+	.rollback = postgres_rollback,
+	.append = postgres_append,
+	.append_many = postgres_append_many,
+	.read = postgres_read,
+	.load = postgres_load,
+	.snapshot = postgres_snapshot,
+	.subscribe = postgres_subscribe,
+	.unsubscribe = postgres_unsubscribe,
+	.claim = postgres_claim,
+	.fetch = postgres_fetch,
+	.ack = postgres_ack,
+	.renew = postgres_renew,
+	.release = postgres_release,
+	.fail = postgres_fail,
+	.resume = postgres_resume,
+	.parked_next = postgres_parked_next,
+	.parked_done = postgres_parked_done,
+	.listen = postgres_listen,
+	.sleep = postgres_sleep,
+	.drain = postgres_drain,
+	.retain = postgres_retain,
+	.purge = postgres_purge,
+	.truncate = postgres_truncate,
+	.remove = postgres_remove,
+	.redact = postgres_redact,
+};

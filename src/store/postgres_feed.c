@@ -1,5 +1,7 @@
 #include "store/postgres_feed.h"
 
+#include "store/migrations.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,10 +11,32 @@
 
 #define NUMBER 24 /* bytes of a 64-bit number as text */
 
+/* A schema, a function or a table. */
+static bool is_missing(const char *state)
+{
+	return state && (strcmp(state, "3F000") == 0 || strcmp(state, "42883") == 0 ||
+			 strcmp(state, "42P01") == 0);
+}
+
 static PGresult *ask(struct feed *f, const char *text, int nparams, const char *const *params,
 		     struct err *err)
 {
-	return store_query(f->sql, f->place, err, text, nparams, params);
+	struct strbuf b = { 0 };
+	struct err why;
+	PGresult *res;
+
+	migrations_write(&b, text, f->schema);
+	res = conn_ask(f->sql, &why, strbuf_cstr(&b), nparams, params);
+	strbuf_release(&b);
+	if (why.kind == ERR_NONE)
+		return res;
+	*err = why;
+	if (res && is_missing(PQresultErrorField(res, PG_DIAG_SQLSTATE)))
+		err_set(err,
+			ERR_CONFIG, "there is no event store of this version in schema %s of database \"%s\": run pgherald store init",
+			f->schema, PQdb(f->sql));
+	PQclear(res);
+	return NULL;
 }
 
 static int run(struct feed *f, const char *text, int nparams, const char *const *params,
@@ -38,9 +62,12 @@ static int learn(struct feed *f, struct err *err)
 
 int feed_open(struct feed *f, const char *conninfo, struct err *err)
 {
+	if (migrations_check_schema(f->schema, err))
+		return -1;
 	f->sql = conn_open(conninfo, CONN_SQL, err);
 	if (!f->sql)
 		return -1;
+	PQsetErrorContextVisibility(f->sql, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
 	if (learn(f, err) == 0)
 		return 0;
 	feed_close(f);

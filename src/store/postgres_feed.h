@@ -6,11 +6,11 @@
 #ifndef PGHERALD_POSTGRES_FEED_H
 #define PGHERALD_POSTGRES_FEED_H
 
-#include "store/postgres.h"
+#include "pg/conn.h"
 
 struct feed {
 	PGconn *sql; /* NULL: not connected */
-	struct store_place place;
+	const char *schema;
 	const char *name;   /* of the subscription; NULL: the feed itself */
 	bool can_sleep;     /* the store wakes those who say that they sleep */
 	bool sees_sequence; /* has the right to; else the last position is that of the last event */

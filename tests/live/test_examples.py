@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from amqp_server import Rabbit
-from herald import REPO, Herald
+from herald import PROGRAM, REPO, Herald, environment
 from nats_server import NatsServer
 from postgres import free_port, wait_until
 
@@ -152,3 +152,21 @@ def test_welcome_email_greets_everybody_once(db, run, tmp_path):
             text = mailer.wait("Welcome, bob")
             assert "ann" not in text and text.count("Subject:") == 1
             stream.stop()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite", "memory"])
+def test_orders_sells_with_a_server_and_with_a_file(request, tmp_path, kind):
+    """Given the shop with its two executors; then all that was sold is in its view."""
+    url = {"sqlite": f"sqlite:{tmp_path}/shop.db", "memory": "sqlite::memory:"}.get(kind)
+    if not url:
+        db = request.getfixturevalue("db")
+        url = db.conninfo
+    done = subprocess.run([f"{os.path.dirname(PROGRAM)}/orders", url], capture_output=True, text=True, timeout=60,
+                          env=environment())
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout == "order 1 is at version 2, paid 500, sent; 60 events in the view\n"
+    if kind == "sqlite":
+        with contextlib.closing(sqlite3.connect(f"{tmp_path}/shop.db")) as shop:
+            assert shop.execute("select state, count(*) from order_view group by 1").fetchall() == [("Sent", 20)]
+    elif kind == "postgres":
+        assert db.sql("select state, count(*) from order_view group by 1") == [("Sent", 20)]

@@ -463,6 +463,26 @@ int read_run(const struct command *command, struct settings *settings)
 	return 0;
 }
 
+int load_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
+int parked_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
+int retain_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
+int purge_run(const struct command *command, struct settings *settings)
+{
+	return 0;
+}
+
 int demo_run(const struct command *command, struct settings *settings)
 {
 	return 0;

@@ -1,0 +1,70 @@
+/* What the event store in SQLite can do, with events of 200 bytes: store_sqlite FILE [EVENTS] */
+#include <pgherald.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define BATCH 1000
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static int count(void *n, const struct herald_stored *e)
+{
+	++*(long *)n;
+	return 0;
+}
+
+static int append(struct herald_store *s, long events)
+{
+	char *batch = malloc(BATCH * 300), data[150];
+	int failed = 0;
+
+	memset(data, 'x', sizeof(data) - 1);
+	data[sizeof(data) - 1] = '\0';
+	for (long i = 0; i < events && !failed; i += BATCH) {
+		char *at = batch;
+
+		for (long n = i; n < i + BATCH; n++)
+			at += sprintf(
+				at,
+				"%c{\"category\":\"order\",\"stream\":\"s%ld\",\"type\":\"Placed\","
+				"\"data\":{\"n\":%ld,\"note\":\"%s\"}}",
+				n == i ? '[' : ',', n * 7919 % 20000, n, data);
+		strcpy(at, "]");
+		failed = herald_store_append_many(s, batch);
+	}
+	free(batch);
+	return failed;
+}
+
+int main(int argc, char **argv)
+{
+	long events = argc > 2 ? strtol(argv[2], NULL, 10) : 200000, read = 0;
+	struct herald_wanted all = { 0 };
+	struct herald_store *s;
+	double began, appended;
+	char url[1000];
+	int failed;
+
+	snprintf(url, sizeof(url), "sqlite:%s", argc > 1 ? argv[1] : ":memory:");
+	s = herald_store_open(url);
+	failed = herald_store_init(s);
+	began = now();
+	failed = failed || append(s, events);
+	appended = now();
+	failed = failed || herald_store_read(s, &all, count, &read);
+	if (failed)
+		fprintf(stderr, "%s\n", herald_store_error(s));
+	else
+		printf("bulk append %.0f events/s, read %.0f events/s\n",
+		       (double)events / (appended - began), (double)read / (now() - appended));
+	herald_store_close(s);
+	return failed ? 1 : 0;
+}
