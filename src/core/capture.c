@@ -91,11 +91,19 @@ static int plan_relation(struct capture *c, struct relation *rel, struct err *er
 	return 0;
 }
 
+/* Before the catalog is asked for what this transaction may have made. */
+static int see_transaction(struct capture *c, struct err *err)
+{
+	uint32_t xid = c->decoder.in_transaction ? c->decoder.event.xid : 0;
+
+	return session_see(&c->session, xid, &c->stop, err);
+}
+
 static int on_relation(void *user, struct relation *rel, struct arena *arena, struct err *err)
 {
 	struct capture *c = user;
 
-	if (session_describe(&c->session, rel, arena, err))
+	if (see_transaction(c, err) || session_describe(&c->session, rel, arena, err))
 		return -1;
 	if (rel->store) {
 		rel->wanted = store_rows_wanted(rel);
@@ -150,12 +158,13 @@ static int look_up_stream(struct capture *c, const struct event *row, struct err
 {
 	struct str number = store_rows_number(row), category, stream;
 	struct arena arena = { 0 };
-	int failed = session_stream(&c->session, row->rel, number, &arena, &category, &stream, err);
+	int failed = see_transaction(c, err) ||
+		     session_stream(&c->session, row->rel, number, &arena, &category, &stream, err);
 
 	if (!failed)
 		store_rows_stream(&c->store_rows, row->rel->store, number, category, stream);
 	arena_release(&arena);
-	return failed;
+	return failed ? -1 : 0;
 }
 
 /* A row of the event store: 1 when it is a domain event that somebody wants. */

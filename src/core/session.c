@@ -1,5 +1,6 @@
 #include "core/session.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/strbuf.h"
 #include "flow/filter.h"
@@ -11,6 +12,10 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <time.h>
+
+/* How long a transaction that cannot be seen yet is waited for: less than a server's patience. */
+#define SEE_MS 5000
 
 static struct str keep(struct arena *a, const char *s)
 {
@@ -370,6 +375,29 @@ int session_start(struct session *s, const struct session_past *past, struct err
 	s->repl = NULL;
 	s->stream = stream_open(repl, &begin, err);
 	return s->stream ? 0 : -1;
+}
+
+int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err)
+{
+	int64_t end = clock_ms() + SEE_MS;
+	long ms = 1;
+	int seen;
+
+	if (xid == 0 || xid == s->seen)
+		return 0;
+	while ((seen = catalog_sees(s->sql, xid, err)) == 0 && !*stop && clock_ms() < end) {
+		nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
+		ms = ms < 64 ? ms * 2 : ms;
+	}
+	if (seen == 0)
+		return err_set(err, ERR_RETRY,
+			       "transaction %" PRIu32
+			       " is committed, but nobody can see it yet: it may "
+			       "be waiting for a synchronous standby",
+			       xid);
+	if (seen > 0)
+		s->seen = xid;
+	return seen > 0 ? 0 : -1;
 }
 
 int session_describe(struct session *s, struct relation *rel, struct arena *arena, struct err *err)

@@ -17,6 +17,7 @@ struct session {
 	uint64_t server_lsn;    /* the server's end of WAL when the session began */
 	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
 	bool text_is_unchecked; /* the database is SQL_ASCII */
+	uint32_t seen;          /* the last transaction that session_see has seen */
 };
 
 /* What a session is for, and what was before it. */
@@ -39,6 +40,10 @@ int session_open(struct session *s, const struct session_past *past, struct err 
 /* Checks or creates publication and slot, starts the stream. The outputs have been opened in
  * between: only who is about to have the slot may look at what they hold. */
 int session_start(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
+
+/* Waits until what the transaction did can be seen on the SQL connection, as it has to be before
+ * that is asked what the transaction made. RETRY after a while, and when *stop is set. xid 0 is none. */
+int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/strbuf.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 /* A type as read, before its parts are linked. */
@@ -359,6 +360,29 @@ static char *identifier(PGconn *sql, struct str name)
 	if (!quoted)
 		mem_die();
 	return quoted;
+}
+
+int catalog_sees(PGconn *sql, uint32_t xid, struct err *err)
+{
+	char number[16];
+	const char *params[] = { number };
+	PGresult *res;
+	int seen;
+
+	snprintf(number, sizeof(number), "%" PRIu32, xid);
+	/* The xid with its epoch: the one next to those that are handed out now. */
+	res = conn_query(sql, err,
+			 "SELECT txid_visible_in_snapshot(x + CASE WHEN x - next > 2147483648 "
+			 "THEN -4294967296 WHEN next - x > 2147483648 THEN 4294967296 ELSE 0 END, "
+			 "now) FROM (SELECT now, next, "
+			 "next / 4294967296 * 4294967296 + $1::bigint AS x FROM (SELECT now, "
+			 "txid_snapshot_xmax(now) AS next FROM txid_current_snapshot() now) a) b",
+			 1, params);
+	if (!res)
+		return err_add(err, "looking whether transaction %s can be seen", number);
+	seen = *PQgetvalue(res, 0, 0) == 't';
+	PQclear(res);
+	return seen;
 }
 
 int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, struct arena *arena,

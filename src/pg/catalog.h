@@ -11,6 +11,11 @@
 int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t n,
 		  struct err *err) MUST_CHECK;
 
+/* 1: what the transaction did can be seen, 0: not yet. A server sends a transaction as soon as its
+ * commit is on disk, which is before others see it: long before, where the commit waits for a
+ * synchronous standby. */
+int catalog_sees(PGconn *sql, uint32_t xid, struct err *err) MUST_CHECK;
+
 /* Fills in a relation: the types of its columns (user-defined ones into rel->types), their names
  * with typmod, and for REPLICA IDENTITY FULL which columns are the primary key. Strings are put
  * into the arena. */

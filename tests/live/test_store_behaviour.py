@@ -146,17 +146,15 @@ def test_behaviour_another_event_under_a_used_id_is_an_error(orders):
     assert types(orders.read()) == ["A", "B"]
 
 
-def test_behaviour_an_event_without_an_id_is_no_duplicate_of_another(tmp_path):
+def test_behaviour_an_event_without_an_id_is_no_duplicate_of_another(orders):
     """Given a repeated append in which an event without an id differs; then it is refused, not dropped."""
-    with contextlib.closing(store_driver.Sqlite(None, tmp_path)) as place:
-        orders = place.open()
-        a = event("A", id=ids(1)[0])
-        orders.append("1", [a, event("B")])
-        assert orders.append("1", [a, event("B")]) == (0, 1, True)
-        for events in [a, event("C")], [event("Z"), a], [a, event("B"), event("C")]:
-            with refused("id in use"):
-                orders.append("1", events)
-        assert types(orders.read()) == ["A", "B"]
+    a = event("A", id=ids(1)[0])
+    orders.append("1", [a, event("B")])
+    assert orders.append("1", [a, event("B")]) == (0, 1, True)
+    for events in [a, event("C")], [event("Z"), a], [a, event("B"), event("C")]:
+        with refused("id in use"):
+            orders.append("1", events)
+    assert types(orders.read()) == ["A", "B"]
 
 
 # The caller's own transaction

@@ -4,8 +4,10 @@ PostgreSQL itself compares: the event lines are loaded into a table beside the r
 """
 import io
 import random
+import threading
 
 import pytest
+from postgres import LIMIT, Database, wait_until
 
 EXTENSIONS = ("hstore", "citext", "ltree", "cube", "seg", "isn", "lo")
 
@@ -214,3 +216,26 @@ def test_number_and_time_styles(db, herald):
     db.sql("insert into t values (1.50, 9007199254740993, '\\x00ff', '2020-01-01 00:00:00.000001+00')")
     assert stream.wait_for(1)[0]["new"] == {
         "n": "1.50", "i": "9007199254740993", "b": "AP8=", "at": 1577836800000001}
+
+
+def test_a_type_made_by_a_transaction_that_nobody_can_see_yet(new_server, herald):
+    """The server sends a transaction that waits for a synchronous standby before its end is seen."""
+    # Given a server whose commits wait for a standby that is not there
+    server = new_server(durable=True)
+    db = Database(server)
+    stream = herald(db)
+    server.sql("alter system set synchronous_standby_names = 'nobody'")
+    server.sql("select pg_reload_conf()")
+    wait_until(lambda: db.sql("show synchronous_standby_names")[0][0] == "nobody", "the setting")
+
+    # when a transaction makes a type and uses it, and is sent
+    ending = threading.Thread(target=lambda: db.connect().cursor().execute(
+        "create type pair as (a int, b text); create table pairs (p pair); insert into pairs values ((1, 'x'))"))
+    ending.start()
+    stream.wait_log("nobody can see it yet")
+
+    # then its values are exact as soon as it has ended
+    server.sql("alter system reset synchronous_standby_names")
+    server.sql("select pg_reload_conf()")
+    ending.join(LIMIT)
+    assert stream.wait_for(1)[0]["new"] == {"p": {"a": 1, "b": "x"}}

@@ -368,28 +368,26 @@ end
 $$;
 
 -- The version at which these events are in the stream already, in this order; null when none of
--- their ids is in use. Anything else is an error. The caller holds the stream's lock.
+-- their ids is in use. Anything else is an error. An event without an id is the one at its place, if
+-- that says the same. The caller holds the stream's lock.
 create function herald.find_duplicate(number bigint, events jsonb) returns bigint
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-	given bigint;
 	known bigint;
-	same bigint;
 	first bigint;
 	one record;
 begin
-	select count(e ->> 'id'), count(x.id), min(x.version - at) + 1,
-		count(x.id) filter (where x.stream_number = find_duplicate.number and x.type = e ->> 'type'
-			and (x.redacted or x.data = coalesce(e -> 'data', '{}')))
-	into given, known, first, same
+	select count(*), min(x.version - at) + 1 into known, first
 	from jsonb_array_elements(events) with ordinality a (e, at)
-	left join herald.entry x on x.id = (e ->> 'id')::uuid;
+	join herald.entry x on x.id = (e ->> 'id')::uuid;
 	if known = 0 then
 		return null;
-	elsif same = given and not exists (
-		select from jsonb_array_elements(events) with ordinality a (e, at)
-		join herald.entry x on x.id = (e ->> 'id')::uuid
-		where x.version - at + 1 <> first
+	elsif jsonb_array_length(events) = (
+		select count(*)
+		from jsonb_array_elements(events) with ordinality a (e, at)
+		join herald.entry x on x.stream_number = find_duplicate.number and x.version = first + at - 1
+		where x.id = coalesce((e ->> 'id')::uuid, x.id) and x.type = e ->> 'type'
+			and (x.redacted or x.data = coalesce(e -> 'data', '{}'))
 	) then
 		return first;
 	end if;
