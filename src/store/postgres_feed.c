@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* In the order of enum domain_column. */
 #define COLUMNS "category, stream, version, id, type, data, metadata, topic, time, position"
@@ -62,6 +63,10 @@ static int learn(struct feed *f, struct err *err)
 
 int feed_open(struct feed *f, const char *conninfo, struct err *err)
 {
+	if (strncmp(conninfo, "sqlite:", 7) == 0)
+		return err_set(err, ERR_CONFIG,
+			       "the subscriptions of a store in SQLite are for programs that use "
+			       "libpgherald; read --follow shows its events");
 	if (migrations_check_schema(f->schema, err))
 		return -1;
 	f->sql = conn_open(conninfo, CONN_SQL, err);

@@ -420,7 +420,7 @@ def test_two_outputs_to_one_exchange_have_all_events_of_each(db, herald, rabbit)
 
 def test_what_is_wrong_in_the_url_is_said_before_anything_starts():
     for url, word in (("amqp://h/?exchang=x", "exchang"), ("amqp://h/?type=fan", "topic|direct"),
-                      ("amqp://h/?properties=none", "mandatory=false"), ("amqps://h/?cert=c", "cert_key")):
+                      ("amqp://h/?properties=none", "mandatory=false"), (f"amqps://h/?cert={__file__}", "cert_key")):
         result = program.run("stream", "--to", url)
         assert result.code == 78 and word in result.err, result
 

@@ -55,4 +55,5 @@ def test_case_65_servers_of_a_cluster_that_go_lose_and_repeat_nothing(db, herald
 
     # then all is there once, in order
     stream.wait_confirmed(db)
+    wait_until(lambda: ready_leader(cluster, ROWS), "all servers to be up")
     delivery.check_both(cluster[0].events("S"), ROWS)

@@ -143,6 +143,8 @@ def test_wrong_words(db, shop):
                        (("a", "--start", "soon"), "--start")):
         done = run("subscribe", *args)
         assert done.code == 64 and said in done.err, done.err
+    done = run("subscribe", "a", "sqlite:shop.db")
+    assert done.code == 78 and "libpgherald" in done.err, done.err
 
 
 # Crashes
