@@ -386,66 +386,72 @@ static int find_stream(struct store *s, const char *category, const char *stream
 	return 1;
 }
 
-static int append_new(struct store *s, const char *category, const char *stream,
-		      struct new_event *events, size_t n, int64_t expected,
-		      struct store_appended *done, struct err *err)
+/* Events for one stream. */
+struct part {
+	const char *category, *stream;
+	int64_t expected;
+	struct new_event *v;
+	size_t n;
+};
+
+static int append_new(struct store *s, const struct part *p, struct store_appended *done,
+		      struct err *err)
 {
 	int64_t number, ignored;
 
-	*done = (struct store_appended){ n ? 0 : -1, (int64_t)n - 1, false };
-	if (expected >= 0)
-		return conflict(s, category, stream, expected, -1, err);
-	if (n == 0)
+	*done = (struct store_appended){ p->n ? 0 : -1, (int64_t)p->n - 1, false };
+	if (p->expected >= 0)
+		return conflict(s, p->category, p->stream, p->expected, -1, err);
+	if (p->n == 0)
 		return 0;
-	if (find_duplicate(s, 0, events, n, &ignored, err))
+	if (find_duplicate(s, 0, p->v, p->n, &ignored, err))
 		return -1;
 	if (sqlite_run(s, err, &number,
 		       "INSERT INTO herald_stream (category, id, version) VALUES (?, ?, ?)"
 		       " RETURNING number",
-		       "ssi", category, stream, done->last) < 0)
+		       "ssi", p->category, p->stream, done->last) < 0)
 		return -1;
-	return insert(s, number, 0, events, n, err);
+	return insert(s, number, 0, p->v, p->n, err);
 }
 
 /* In a transaction. */
-static int append_events(struct store *s, const char *category, const char *stream,
-			 struct new_event *events, size_t n, int64_t expected,
-			 struct store_appended *done, struct err *err)
+static int append_part(struct store *s, const struct part *p, struct store_appended *done,
+		       struct err *err)
 {
 	struct head head;
 	int64_t first;
 	int found;
 
-	if (!category || !*category || !stream || !*stream)
+	if (!p->category || !*p->category || !p->stream || !*p->stream)
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err,
 				    "category and stream must not be empty");
-	found = find_stream(s, category, stream, &head, err);
+	found = find_stream(s, p->category, p->stream, &head, err);
 	if (found <= 0)
-		return found < 0 ? -1
-				 : append_new(s, category, stream, events, n, expected, done, err);
-	found = find_duplicate(s, head.number, events, n, &first, err);
+		return found < 0 ? -1 : append_new(s, p, done, err);
+	found = find_duplicate(s, head.number, p->v, p->n, &first, err);
 	if (found < 0)
 		return -1;
-	if (found && expected != STORE_ANY && expected != first - 1)
+	if (found && p->expected != STORE_ANY && p->expected != first - 1)
 		return store_refuse(s, STORE_ID_IN_USE, err,
 				    "these events are at version %" PRId64 " of %s/%s already",
-				    first, category, stream);
+				    first, p->category, p->stream);
 	if (found) {
-		*done = (struct store_appended){ first, first + (int64_t)n - 1, true };
+		*done = (struct store_appended){ first, first + (int64_t)p->n - 1, true };
 		return 0;
 	}
 	if (head.deleted)
-		return store_refuse(s, STORE_DELETED, err, "stream %s/%s was deleted", category,
-				    stream);
-	if (expected != STORE_ANY && expected != head.version)
-		return conflict(s, category, stream, expected, head.version, err);
-	*done = (struct store_appended){ n ? head.version + 1 : -1, head.version + (int64_t)n, false };
-	if (n == 0)
+		return store_refuse(s, STORE_DELETED, err, "stream %s/%s was deleted", p->category,
+				    p->stream);
+	if (p->expected != STORE_ANY && p->expected != head.version)
+		return conflict(s, p->category, p->stream, p->expected, head.version, err);
+	*done = (struct store_appended){ p->n ? head.version + 1 : -1, head.version + (int64_t)p->n,
+					 false };
+	if (p->n == 0)
 		return 0;
 	if (sqlite_run(s, err, NULL, "UPDATE herald_stream SET version = ? WHERE number = ?", "ii",
 		       done->last, head.number))
 		return -1;
-	return insert(s, head.number, done->first, events, n, err);
+	return insert(s, head.number, done->first, p->v, p->n, err);
 }
 
 int sqlite_append(struct store *s, const char *category, const char *stream, const char *events,
@@ -458,7 +464,9 @@ int sqlite_append(struct store *s, const char *category, const char *stream, con
 		result = sqlite_enter(s, err);
 	if (!result)
 		result = sqlite_leave(
-			s, append_events(s, category, stream, all.v, all.n, expected, done, err),
+			s,
+			append_part(s, &(struct part){ category, stream, expected, all.v, all.n },
+				    done, err),
 			err);
 	release(&all);
 	return result;
@@ -477,11 +485,12 @@ static int append_all(struct store *s, struct events *all, struct store_counts *
 	*counts = (struct store_counts){ 0 };
 	for (size_t i = 0, n; i < all->n; i += n) {
 		struct new_event *e = &all->v[i];
-		struct store_appended done;
+		struct store_appended done = { 0 };
 
 		for (n = 1; i + n < all->n && same_stream(e, e + n); n++)
 			;
-		if (append_events(s, e->category, e->stream, e, n, e->expected, &done, err))
+		if (append_part(s, &(struct part){ e->category, e->stream, e->expected, e, n },
+				&done, err))
 			return -1;
 		if (done.duplicate)
 			counts->duplicates += (int64_t)n;
