@@ -26,9 +26,11 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "live"))
 import postgres  # noqa: E402
 import store  # noqa: E402
+from herald import environment  # noqa: E402
 from store import open_store  # noqa: E402
 from store_faces import Sql  # noqa: E402
 
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "build", "pgherald")
 STREAMS = 20000
 DATA = json.dumps({"customer": "c-1234567890", "amount": 12345, "currency": "EUR", "note": "x" * 120})
 BY_HAND = """
@@ -126,7 +128,7 @@ def running(*works):
             t.join()
 
 
-def follow(db, stop, handle, after=0, page="select position, data from herald.read(%s, 1000)"):
+def follow(db, stop, after, page):
     """Reads the feed as a subscriber does: sleeps until it is woken, and while events come in looks for
     more after 1 ms, 2 ms and so on up to 8."""
     with contextlib.closing(Sql(db).open()) as here:
@@ -135,7 +137,6 @@ def follow(db, stop, handle, after=0, page="select position, data from herald.re
         while not stop.is_set():
             rows = here.sql(page, (after,))
             if rows and rows[-1][0]:
-                handle(rows)
                 after, longest = rows[-1][0], None
                 time.sleep(soon)
                 soon = min(2 * soon, 0.008)
@@ -164,7 +165,7 @@ def bench_woken(server, db, args):
     begin = db.sql("select herald.horizon()")[0][0]
     works = {
         "a reader that counts": [lambda stop: follow(
-            db, stop, lambda rows: None, begin, "select max(position) from herald.read(%s, 1000)")],
+            db, stop, begin, "select max(position) from herald.read(%s, 1000)")],
         "a subscription to something else": [lambda stop: subscribe_to_nothing(db, stop)],
     }
     with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".sql") as f:
@@ -211,7 +212,7 @@ def bench_catchup(server, db, args):
     """A subscription that has everything before it, acknowledged page by page."""
     here = Sql(db).open()
     here.subscribe("late")
-    partition, token, _ = here.call("claim", "late", "w")[0]
+    partition, token, *_ = here.call("claim", "late", "w")[0]
     meter = Meter(here)
     while True:
         n, last = here.sql("select count(*), max(position) from herald.fetch('late', %s, %s, %s)",
@@ -233,17 +234,29 @@ def foreign_transaction(server, stop):
             connection.commit()
 
 
+@contextlib.contextmanager
+def subscriber(db, name, handle):
+    """pgherald subscribe, from the feed's end on; handle(event) is called as each line comes."""
+    with subprocess.Popen([PROGRAM, "subscribe", name, db.conninfo, "--category", "lag", "--start", "end"],
+                          env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+        reader = threading.Thread(target=lambda: [handle(json.loads(line)) for line in program.stdout])
+        reader.start()
+        postgres.wait_until(lambda: db.sql("select count(*) from herald.lag where subscription = %s", (name,))[0][0],
+                            "the subscription")
+        yield
+        program.terminate()
+        reader.join()
+
+
 def bench_latency(server, db, args):
-    """Append to handler, 200 events/s: from before the call until a woken reader has the event."""
+    """200 events/s, from before the call of append until a subscriber has the event."""
     for name, beside in ("", []), (", with a foreign transaction open", [lambda stop: foreign_transaction(server, stop)]):
         times, lags = {}, []
 
-        def handle(rows, times=times, lags=lags):
-            now = time.monotonic()
-            lags.extend(1000 * (now - times[data]) for _, data in rows)
+        def handle(event, times=times, lags=lags):
+            lags.append(1000 * (time.monotonic() - times[event["data"]]))
 
-        after = db.sql("select herald.horizon()")[0][0]
-        with running(lambda stop, handle=handle, after=after: follow(db, stop, handle, after), *beside):
+        with running(*beside), subscriber(db, f"with {len(beside)} beside", handle):
             here, next_at = open_store(db), time.monotonic()
             for n in range(200 * args.seconds):
                 times[n] = time.monotonic()
@@ -251,7 +264,8 @@ def bench_latency(server, db, args):
                 next_at += 0.005
                 time.sleep(max(0, next_at - time.monotonic()))
             postgres.wait_until(lambda lags=lags, times=times: len(lags) == len(times), "the last event")
-        print(f"append to handler, 200 events/s{name}: p50 {percent(lags, 0.5):.1f} ms, p99 {percent(lags, 0.99):.1f} ms")
+        print(f"append to subscriber, 200 events/s{name}: p50 {percent(lags, 0.5):.1f} ms, "
+              f"p99 {percent(lags, 0.99):.1f} ms")
 
 
 def bench_executors(server, db, args):

@@ -89,8 +89,9 @@ int append_run(const struct command *command, struct settings *settings)
 	failed = cli_store(&a.store, settings, &err) || append_lines(&a, stdin, &err);
 	if (failed)
 		log_error("%s", err.msg);
-	log_info("%lld events appended, %lld were there already", (long long)a.appended,
-		 (long long)a.duplicates);
+	if (!failed || a.appended || a.duplicates)
+		log_info("%lld events appended, %lld were there already", (long long)a.appended,
+			 (long long)a.duplicates);
 	store_release(&a.store);
 	strbuf_release(&a.batch);
 	cli_free(settings);

@@ -1,7 +1,7 @@
 /* pgherald parked: events that a subscription has put aside. */
-#include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/rows.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,14 +13,8 @@ static int show(void *user, int n, const char *const *names, const char *const *
 
 	if (s->position && strtoll(values[0], NULL, 10) != s->position)
 		return 0;
-	for (int i = 0; i < n; i++) {
-		strbuf_printf(&b, "%c\"%s\":", i ? ',' : '{', names[i]);
-		if (values[i])
-			json_string(&b, str_c(values[i]));
-		else
-			strbuf_lit(&b, "null");
-	}
-	strbuf_lit(&b, "}\n");
+	rows_json(&b, n, names, values);
+	strbuf_ch(&b, '\n');
 	fwrite(b.p, 1, b.n, stdout);
 	strbuf_release(&b);
 	return 0;
@@ -101,8 +95,37 @@ static int drop(struct store *store, const struct settings *s, struct err *err)
 	return failed ? -1 : 0;
 }
 
+struct search {
+	const char *name;
+	bool found;
+};
+
+static int look_at(void *user, int n, const char *const *names, const char *const *values)
+{
+	struct search *s = user;
+
+	s->found = strcmp(values[0], s->name) == 0;
+	return s->found;
+}
+
+/* So that a wrong name is not taken for a subscription without parked events. */
+static int check_name(struct store *store, const char *name, struct err *err)
+{
+	struct search s = { .name = name };
+
+	if (store_call(store, err, list, STORE_LAG, NULL, look_at, &s))
+		return -1;
+	return s.found ? 0
+		       : err_set(err, ERR_CONFIG,
+				 "there is no subscription %s; pgherald store stats shows those "
+				 "there are",
+				 name);
+}
+
 static int run(struct store *store, struct settings *s, struct err *err)
 {
+	if (check_name(store, s->subscription, err))
+		return -1;
 	if (strcmp(s->parked_task, "list") == 0)
 		return store_call(store, err, list, STORE_PARKED_LIST, s->subscription, show, s);
 	if (strcmp(s->parked_task, "drop") == 0)

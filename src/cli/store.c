@@ -1,6 +1,7 @@
 /* pgherald store: makes the event store, looks at it. */
 #include "base/json.h"
 #include "cli/cli.h"
+#include "cli/rows.h"
 
 #include <stdio.h>
 
@@ -70,14 +71,70 @@ static int check(struct store *store, bool json, struct err *err)
 	return p.wrong ? err_set(err, ERR_FAIL, "%d of the checks failed", p.wrong) : 0;
 }
 
+/* The columns of the list of subscriptions that a line shows, in this order. */
+enum lag_column {
+	SUBSCRIPTION,
+	PARTITION,
+	POSITION,
+	BEHIND,
+	PARKED,
+	OWNER,
+	STOPPED,
+	ERROR,
+	N_SHOWN
+};
+
+static const char *const shown[N_SHOWN] = { "subscription", "partition", "position", "behind",
+					    "parked",       "owner",     "stopped",  "error" };
+
+static void put_subscription(struct strbuf *b, int n, const char *const *names,
+			     const char *const *values)
+{
+	const char *v[N_SHOWN] = { 0 };
+
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < N_SHOWN; j++)
+			if (strcmp(names[i], shown[j]) == 0)
+				v[j] = values[i];
+	strbuf_printf(b, "subscription %s, partition %s: at %s, %s behind, %s parked",
+		      v[SUBSCRIPTION], v[PARTITION], v[POSITION], v[BEHIND], v[PARKED]);
+	if (*v[STOPPED] == 't')
+		strbuf_lit(b, ", stopped");
+	else if (v[OWNER])
+		strbuf_printf(b, ", held by %s", v[OWNER]);
+	if (v[ERROR])
+		strbuf_printf(b, ": %s", v[ERROR]);
+}
+
+static int show_subscription(void *user, int n, const char *const *names, const char *const *values)
+{
+	struct printer *p = user;
+	struct strbuf b = { 0 };
+
+	if (p->json) {
+		strbuf_str(&b, p->rows++ ? STR(",\n ") : STR(""));
+		rows_json(&b, n, names, values);
+	} else {
+		put_subscription(&b, n, names, values);
+		strbuf_ch(&b, '\n');
+	}
+	fwrite(b.p, 1, b.n, stdout);
+	strbuf_release(&b);
+	return 0;
+}
+
 static int stats(struct store *store, bool json, struct err *err)
 {
-	struct printer p = { .json = json };
+	struct printer numbers = { .json = json }, subscriptions = { .json = json };
 
-	if (store_call(store, err, list, STORE_STATS, NULL, show_number, &p))
+	if (store_call(store, err, list, STORE_STATS, NULL, show_number, &numbers))
 		return -1;
 	if (json)
-		printf("}\n");
+		printf(",\"subscriptions\":[");
+	if (store_call(store, err, list, STORE_LAG, NULL, show_subscription, &subscriptions))
+		return -1;
+	if (json)
+		printf("]}\n");
 	return 0;
 }
 

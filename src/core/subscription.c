@@ -2,13 +2,13 @@
 
 #include "base/backoff.h"
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "core/checkpoint.h"
 #include "core/fanout.h"
+#include "core/feed.h"
 #include "core/loop.h"
 #include "event/domain.h"
-#include "store/postgres_feed.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@
 /* After subscription_stop, for the outputs to take what they were given. */
 #define STOP_DRAIN_MS 8000
 /* Whoever sleeps longer than this says so, to be woken. */
-#define NAP_MS 16
+#define NAP_MS 1
 
 struct subscription {
 	const struct settings *settings;
@@ -42,7 +42,7 @@ struct subscription {
 	struct strbuf owner; /* this process, for people */
 
 	bool claimed;
-	struct feed_claim claim;
+	struct store_lease lease;
 	uint64_t acked;               /* the checkpoint as the store has it */
 	int64_t claimed_ms, alive_ms; /* since when; the lease's last sign of life */
 
@@ -52,22 +52,21 @@ struct subscription {
 	struct checkpoint checkpoint;
 	uint64_t given[MAX_OUTPUTS], taken[MAX_OUTPUTS];
 	struct domain domain;
+	struct strbuf numbers; /* of the event at hand, in text */
 
-	PGresult *page; /* fetched, not all handed on */
-	int row;
 	int page_most;
 	uint64_t handed; /* position of the last event handed on */
 	uint64_t passed; /* likewise of one that no output wanted */
 	int64_t events;
 
-	int64_t look_ms; /* when to look for events again */
-	int64_t busy_ms; /* when there was one */
-	int sleep_ms;    /* how long it was the last time */
-	bool said_sleep; /* the store knows that we sleep */
+	int64_t look_ms;  /* when to look for events again */
+	int64_t busy_ms;  /* when there was one */
+	int64_t sleep_ms; /* how long it was the last time */
+	bool said_sleep;  /* the store knows that we sleep */
 
 	int64_t retry_ms;
 	struct backoff backoff;
-	bool connected_once, down_logged, done, draining;
+	bool down_logged, done, draining;
 	int64_t drain_end_ms, refused_ms;
 	_Atomic int stop;
 };
@@ -77,12 +76,12 @@ struct subscription {
 /* NAME:PARTITION, without the slash that an origin has between its parts. */
 static void name_source(struct subscription *s)
 {
-	const char *name = s->feed.name ? s->feed.name : "follow";
+	const char *name = s->lease.name ? s->lease.name : "follow";
 
 	s->slot.n = 0;
 	for (const char *p = name; *p; p++)
 		strbuf_printf(&s->slot, *p == '/' || *p == '%' ? "%%%02X" : "%c", *p);
-	strbuf_printf(&s->slot, ":%d", s->claim.partition);
+	strbuf_printf(&s->slot, ":%d", s->lease.partition);
 	s->source.slot = strbuf_view(&s->slot);
 }
 
@@ -97,12 +96,6 @@ static int start_outputs(struct subscription *s, struct err *err)
 	return 0;
 }
 
-static void drop_page(struct subscription *s)
-{
-	PQclear(s->page);
-	s->page = NULL;
-}
-
 /* What they were given and had not taken comes again from the store. */
 static void stop_outputs(struct subscription *s)
 {
@@ -114,37 +107,37 @@ static void stop_outputs(struct subscription *s)
 	memset(s->given, 0, sizeof(s->given));
 	memset(s->taken, 0, sizeof(s->taken));
 	domain_forget(&s->domain);
-	drop_page(s);
+	feed_drop_page(&s->feed);
 }
 
 /* What an output holds must be of this store: a file or stream that holds other events would be
  * taken to hold these already. */
 static int check_outputs(struct subscription *s, struct err *err)
 {
-	uint64_t system_id, last;
+	int64_t last;
 
 	s->outputs_checked = true;
-	if (feed_identify(&s->feed, &system_id, &last, err))
+	if (feed_last(&s->feed, &last, err))
 		return -1;
 	for (size_t i = 0; i < s->outputs.n; i++) {
 		const struct sink *sink = s->outputs.v[i].sink;
 
-		if (s->claim.partitions > 1 && sink->driver->one_order)
+		if (s->lease.partitions > 1 && sink->driver->one_order)
 			return err_set(err, ERR_CONFIG,
 				       "output %s: %s keeps one order of events, and the "
 				       "subscription has several partitions: give it one",
 				       sink->label, sink->driver->name);
-		if ((sink->held.lsn > last && sink->held.lsn > s->acked) || sink->held.ordinal ||
-		    sink->mark.lsn)
+		if ((sink->held.lsn > (uint64_t)last && sink->held.lsn > s->acked) ||
+		    sink->held.ordinal || sink->mark.lsn)
 			return err_set(err, ERR_LOST,
 				       "output %s holds events that are not of this store's feed, "
-				       "which ends at %" PRIu64 "; give it another place",
+				       "which ends at %" PRId64 "; give it another place",
 				       sink->label, last);
 	}
 	return 0;
 }
 
-static bool all_taken(struct subscription *s)
+static bool all_taken(const struct subscription *s)
 {
 	return checkpoint_empty(&s->checkpoint);
 }
@@ -176,12 +169,12 @@ static void wake(struct subscription *s)
 	s->said_sleep = false;
 }
 
-static int take_claim(struct subscription *s, const struct feed_claim *c, struct err *err)
+static int take_claim(struct subscription *s, const struct store_lease *lease, struct err *err)
 {
-	s->claim = *c;
+	s->lease = *lease;
 	s->claimed = true;
 	s->claimed_ms = s->alive_ms = s->busy_ms = clock_ms();
-	s->acked = s->handed = s->passed = s->checkpoint.confirmed = c->position;
+	s->acked = s->handed = s->passed = s->checkpoint.confirmed = (uint64_t)lease->position;
 	s->page_most = PAGE_FIRST;
 	wake(s);
 	return start_outputs(s, err);
@@ -190,12 +183,12 @@ static int take_claim(struct subscription *s, const struct feed_claim *c, struct
 /* Nothing was found: the next look is later than the last one was. */
 static int doze(struct subscription *s, struct err *err)
 {
-	int most = (int)s->settings->max_sleep, ms = most;
+	int64_t most = s->settings->max_sleep, ms = most;
 
 	if (s->sleep_ms < NAP_MS) {
 		s->sleep_ms = s->sleep_ms ? s->sleep_ms * 2 : 1;
 		s->said_sleep = false;
-	} else if (!s->feed.can_sleep) {
+	} else if (s->feed.socket < 0) {
 		s->sleep_ms = s->sleep_ms * 2 < most ? s->sleep_ms * 2 : most;
 	} else if (!s->said_sleep) {
 		s->said_sleep = true; /* and one more look, at once */
@@ -211,49 +204,44 @@ static int doze(struct subscription *s, struct err *err)
 	return 0;
 }
 
-static int try_claim(struct subscription *s, struct feed_claim *c, struct err *err)
-{
-	return feed_claim(&s->feed, strbuf_cstr(&s->owner), (int)s->settings->lease, c, err);
-}
-
 static int look_for_claim(struct subscription *s, struct err *err)
 {
-	struct feed_claim c = { 0 };
+	struct store_lease lease;
 	int n;
 
 	if (clock_ms() < s->look_ms)
 		return 0;
-	n = try_claim(s, &c, err);
+	n = feed_claim(&s->feed, &lease, err);
 	if (n < 0)
 		return -1;
 	if (n == 0)
 		return doze(s, err);
-	return take_claim(s, &c, err);
+	return take_claim(s, &lease, err);
 }
 
 /* Ends the outputs too: what they hold is for who has the partition to say; files are locked. */
 static int give_back(struct subscription *s, struct err *err)
 {
-	if (!s->claimed || !s->feed.name)
+	if (!s->claimed || !s->lease.name)
 		return 0;
 	forget_claim(s);
-	return feed_release(&s->feed, &s->claim, err);
+	return feed_give_back(&s->feed, &s->lease, err);
 }
 
 /* Of several partitions another one, if it has something to do. This one is not among those that
  * can be claimed. */
 static int change_claim(struct subscription *s, struct err *err)
 {
-	struct feed_claim c = { 0 };
+	struct store_lease lease;
 	int n;
 
 	s->claimed_ms = clock_ms();
-	n = try_claim(s, &c, err);
+	n = feed_claim(&s->feed, &lease, err);
 	if (n <= 0)
 		return n;
 	if (give_back(s, err))
 		return -1;
-	return take_claim(s, &c, err);
+	return take_claim(s, &lease, err);
 }
 
 static int acknowledge(struct subscription *s, struct err *err)
@@ -264,7 +252,7 @@ static int acknowledge(struct subscription *s, struct err *err)
 		done = s->passed;
 	if (done <= s->acked)
 		return 0;
-	if (s->feed.name && feed_ack(&s->feed, &s->claim, done, err))
+	if (feed_ack(&s->feed, &s->lease, (int64_t)done, err))
 		return -1;
 	s->acked = done;
 	s->alive_ms = clock_ms();
@@ -273,10 +261,10 @@ static int acknowledge(struct subscription *s, struct err *err)
 
 static int keep_lease(struct subscription *s, struct err *err)
 {
-	if (!s->feed.name || clock_ms() - s->alive_ms < s->settings->lease * 1000 / 3)
+	if (clock_ms() - s->alive_ms < s->settings->lease * 1000 / 3)
 		return 0;
 	s->alive_ms = clock_ms();
-	return feed_renew(&s->feed, &s->claim, err);
+	return feed_renew(&s->feed, &s->lease, err);
 }
 
 /* ---- events ---- */
@@ -290,26 +278,48 @@ static int plan(struct subscription *s, struct err *err)
 	return fanout_plan(&s->outputs, rel, rel->output_wants, &rel->wanted, err);
 }
 
-static struct value field(PGresult *res, int row, int column)
+static struct value text(const char *s)
 {
-	if (PQgetisnull(res, row, column))
+	if (!s)
 		return (struct value){ .kind = VALUE_NULL };
-	return (struct value){ PQgetvalue(res, row, column),
-			       (uint32_t)PQgetlength(res, row, column), VALUE_TEXT };
+	return (struct value){ s, (uint32_t)strlen(s), VALUE_TEXT };
 }
 
-static uint64_t position_at(PGresult *res, int row)
+/* The event as a row of the store's view. Numbers and the time are put into text first, each with a
+ * NUL behind it. */
+static void fill_row(struct subscription *s, const struct store_event *e)
 {
-	return strtoull(PQgetvalue(res, row, DOMAIN_POSITION), NULL, 10);
+	struct value *v = s->domain.values;
+	struct strbuf *b = &s->numbers;
+	size_t version, time;
+
+	b->n = 0;
+	strbuf_printf(b, "%" PRId64, e->position);
+	strbuf_ch(b, '\0');
+	version = b->n;
+	strbuf_printf(b, "%" PRId64, e->version);
+	strbuf_ch(b, '\0');
+	time = b->n;
+	time_print(b, e->time, ' ', TIME_TRIM);
+	strbuf_lit(b, "+00\0");
+	v[DOMAIN_CATEGORY] = text(e->category);
+	v[DOMAIN_STREAM] = text(e->stream);
+	v[DOMAIN_VERSION] = text(b->p + version);
+	v[DOMAIN_ID] = text(e->id);
+	v[DOMAIN_TYPE] = text(e->type);
+	v[DOMAIN_DATA] = text(e->data);
+	v[DOMAIN_METADATA] = text(e->metadata);
+	v[DOMAIN_TOPIC] = text(e->topic);
+	v[DOMAIN_TIME] = text(b->p + time);
+	v[DOMAIN_POSITION] = text(b->p);
 }
 
-static int hand_on(struct subscription *s, struct err *err)
+static int hand_on(struct subscription *s, const struct store_event *stored, struct err *err)
 {
-	uint64_t position = position_at(s->page, s->row);
+	uint64_t position = (uint64_t)stored->position;
 	struct event e = { .position = { position, 0 }, .lsn = position, .source = &s->source };
 
-	for (int i = 0; i < DOMAIN_COLUMNS; i++)
-		s->domain.values[i] = field(s->page, s->row, i);
+	fill_row(s, stored);
 	if (domain_event(&s->domain, str_c(s->settings->schema), &e) && plan(s, err))
 		return -1;
 	s->handed = position;
@@ -326,11 +336,12 @@ static int hand_on(struct subscription *s, struct err *err)
 /* Hands on what was fetched while there is room. */
 static int hand_page(struct subscription *s, struct err *err)
 {
-	while (s->page && !s->done && fanout_has_room(&s->outputs)) {
-		if (position_at(s->page, s->row) > s->handed && hand_on(s, err))
+	const struct store_event *e;
+
+	while (!s->done && (e = feed_next(&s->feed)) && fanout_has_room(&s->outputs)) {
+		if ((uint64_t)e->position > s->handed && hand_on(s, e, err))
 			return -1;
-		if (++s->row == PQntuples(s->page))
-			drop_page(s);
+		s->feed.row++;
 	}
 	return 0;
 }
@@ -338,9 +349,12 @@ static int hand_page(struct subscription *s, struct err *err)
 /* As many as fit into the bytes, going by this page. */
 static void size_page(struct subscription *s)
 {
-	size_t each = PQresultMemorySize(s->page) / (size_t)PQntuples(s->page) + 1;
-	size_t fit = PAGE_BYTES / each + 1;
+	const struct store_page *page = &s->feed.page;
+	size_t bytes = page->n * sizeof(*page->events), fit;
 
+	for (size_t i = 0; i < page->n; i++)
+		bytes += strlen(page->events[i].data) + strlen(page->events[i].metadata);
+	fit = PAGE_BYTES / (bytes / page->n) + 1;
 	s->page_most = s->page_most * 2 < PAGE_MOST ? s->page_most * 2 : PAGE_MOST;
 	if ((size_t)s->page_most > fit)
 		s->page_most = (int)fit;
@@ -348,23 +362,15 @@ static void size_page(struct subscription *s)
 
 static int fetch(struct subscription *s, struct err *err)
 {
-	const struct settings *o = s->settings;
-	const char *filter[] = { o->category, o->topics, o->types };
-	int n;
+	const struct store_page *page = &s->feed.page;
 
-	if (acknowledge(s, err))
+	if (acknowledge(s, err) || feed_fetch(&s->feed, &s->lease, s->page_most, err))
 		return -1;
-	s->page = s->feed.name ? feed_fetch(&s->feed, &s->claim, s->page_most, err)
-			       : feed_read(&s->feed, s->handed, s->page_most, filter, err);
-	if (!s->page)
-		return -1;
-	s->row = 0;
-	n = PQntuples(s->page);
-	if (n == 0 || position_at(s->page, n - 1) <= s->handed) {
-		drop_page(s);
+	if (page->n == 0 || (uint64_t)page->events[page->n - 1].position <= s->handed) {
+		feed_drop_page(&s->feed);
 		if (doze(s, err))
 			return -1;
-		return s->claim.partitions > 1 && all_taken(s) ? change_claim(s, err) : 0;
+		return s->lease.partitions > 1 && all_taken(s) ? change_claim(s, err) : 0;
 	}
 	size_page(s);
 	wake(s);
@@ -376,26 +382,26 @@ static int fetch(struct subscription *s, struct err *err)
  * flight already; it is fetched when that is less than half. */
 static bool may_fetch(const struct subscription *s)
 {
-	return !s->page && !s->done && clock_ms() >= s->look_ms &&
+	return !feed_next(&s->feed) && !s->done && clock_ms() >= s->look_ms &&
 	       in_flight(s) < ((uint64_t)s->page_most + 1) / 2;
 }
 
 /* One of several partitions has had its time. */
 static bool turn_is_over(const struct subscription *s)
 {
-	return s->claim.partitions > 1 && clock_ms() - s->claimed_ms > TURN_MS;
+	return s->lease.partitions > 1 && clock_ms() - s->claimed_ms > TURN_MS;
 }
 
 /* Nothing has come for so long that the lease, which is a write, is not worth it. */
 static bool is_idle(const struct subscription *s)
 {
-	return s->feed.name && s->sleep_ms > 0 && !s->page && checkpoint_empty(&s->checkpoint) &&
+	return s->lease.name && s->sleep_ms > 0 && !feed_next(&s->feed) && all_taken(s) &&
 	       clock_ms() - s->busy_ms > s->settings->lease * 1000 / 3;
 }
 
 static bool may_acknowledge(const struct subscription *s)
 {
-	return checkpoint_empty(&s->checkpoint) || clock_ms() - s->alive_ms >= ACK_MS;
+	return all_taken(s) || clock_ms() - s->alive_ms >= ACK_MS;
 }
 
 /* With a partition. */
@@ -418,127 +424,41 @@ static int work(struct subscription *s, struct err *err)
 		return acknowledge(s, err) ? -1 : give_back(s, err);
 	if (!turn_is_over(s))
 		return may_fetch(s) ? fetch(s, err) : keep_lease(s, err);
-	if (all_taken(s) && !s->page)
+	if (all_taken(s) && !feed_next(&s->feed))
 		return acknowledge(s, err) ? -1 : change_claim(s, err);
 	return keep_lease(s, err);
 }
 
 /* ---- connecting ---- */
 
-static void put_list(struct strbuf *b, const char *name, const char *list)
-{
-	if (!list)
-		return;
-	strbuf_printf(b, "%s\"%s\":[", b->n > 1 ? "," : "", name);
-	for (bool first = true; list; first = false) {
-		const char *end = strchrnul(list, ',');
-
-		if (!first)
-			strbuf_ch(b, ',');
-		json_string(b, (struct str){ list, (size_t)(end - list) });
-		list = *end ? end + 1 : NULL;
-	}
-	strbuf_ch(b, ']');
-}
-
-static void put_source(struct strbuf *b, const struct settings *s)
-{
-	strbuf_ch(b, '{');
-	put_list(b, "categories", s->category);
-	put_list(b, "topics", s->topics);
-	put_list(b, "types", s->types);
-	strbuf_ch(b, '}');
-}
-
-static void put_options(struct strbuf *b, const struct settings *s)
-{
-	strbuf_ch(b, '{');
-	if (s->on_failure)
-		strbuf_printf(b, "\"on_failure\":\"%s\"", s->on_failure);
-	if (s->attempts)
-		strbuf_printf(b, "%s\"max_attempts\":%" PRId64, b->n > 1 ? "," : "", s->attempts);
-	strbuf_ch(b, '}');
-}
-
-static int subscribe(struct subscription *s, struct err *err)
-{
-	const struct settings *o = s->settings;
-	struct strbuf source = { 0 }, options = { 0 };
-	int resumed = 0, failed;
-
-	put_source(&source, o);
-	put_options(&options, o);
-	failed = feed_subscribe(&s->feed, strbuf_cstr(&source), (int)o->partitions,
-				o->start ? o->start : "beginning", strbuf_cstr(&options), &resumed,
-				err);
-	strbuf_release(&source);
-	strbuf_release(&options);
-	if (resumed)
-		log_info("%d partitions of %s that had failed try again", resumed, s->feed.name);
-	return failed;
-}
-
-/* The feed itself is one partition that nobody else wants. */
-static int follow(struct subscription *s, struct err *err)
-{
-	const char *start = s->settings->start ? s->settings->start : "end";
-	struct feed_claim c = { 0 };
-
-	if (feed_start(&s->feed, start, &c.position, err))
-		return -1;
-	return take_claim(s, &c, err);
-}
-
 static struct str keep(struct arena *a, const char *text)
 {
 	return (struct str){ arena_copy(a, text, strlen(text)), strlen(text) };
 }
 
-static int begin(struct subscription *s, struct err *err)
+static void describe_source(struct subscription *s)
 {
+	const struct store_identity *is = &s->feed.is;
 	const char *label = s->settings->name;
-	uint64_t last;
 
-	if (feed_identify(&s->feed, &s->source.system_id, &last, err))
-		return -1;
-	s->source.db = keep(&s->arena, PQdb(s->feed.sql));
+	arena_release(&s->arena);
+	s->source.system_id = is->id;
+	s->source.server_version = is->server_version;
+	s->source.db = keep(&s->arena, is->name);
 	s->source.name = label ? keep(&s->arena, label) : s->source.db;
-	s->source.server_version = (uint32_t)PQserverVersion(s->feed.sql);
-	if (s->feed.name ? subscribe(s, err) : follow(s, err))
-		return -1;
-	log_info("delivering %s%s of database %s", s->feed.name ? "subscription " : "new events",
-		 s->feed.name ? s->feed.name : "", PQdb(s->feed.sql));
-	s->connected_once = true;
-	return 0;
-}
-
-/* After a while away: the same server, with all that was delivered. */
-static int resume(struct subscription *s, struct err *err)
-{
-	uint64_t system_id, last;
-
-	if (feed_identify(&s->feed, &system_id, &last, err))
-		return -1;
-	if (system_id != s->source.system_id || (s->feed.sees_sequence && last < s->handed))
-		return err_set(err, ERR_LOST,
-			       "this server's feed ends at %" PRIu64 ", but %" PRIu64
-			       " has been delivered: it is another, or a failover lost events",
-			       last, s->handed);
-	log_info("connected again");
-	return 0;
 }
 
 static void disconnect(struct subscription *s)
 {
 	if (s->loop.watching)
 		loop_unwatch(&s->loop);
-	feed_close(&s->feed);
+	feed_disconnect(&s->feed);
 }
 
 /* After a failure: whether it is worth another try. */
 static int lost(struct subscription *s, struct err *err)
 {
-	if (err->kind == ERR_BUSY) {
+	if (feed_lost_lease(&s->feed)) {
 		log_warn("%s; what was not acknowledged begins anew", err->msg);
 		forget_claim(s);
 		return 0;
@@ -557,10 +477,12 @@ static int connect_feed(struct subscription *s, struct err *err)
 {
 	if (clock_ms() < s->retry_ms)
 		return 0;
-	if (feed_open(&s->feed, s->settings->connection, err) ||
-	    (s->connected_once ? resume(s, err) : begin(s, err)))
+	if (feed_connect(&s->feed, (int64_t)s->handed, err))
 		return lost(s, err);
-	loop_watch(&s->loop, PQsocket(s->feed.sql));
+	if (!s->source.db.n)
+		describe_source(s);
+	if (s->feed.socket >= 0)
+		loop_watch(&s->loop, s->feed.socket);
 	s->down_logged = false;
 	backoff_reset(&s->backoff);
 	wake(s);
@@ -592,11 +514,12 @@ static bool others_are_there(struct subscription *s)
 /* An output has refused an event for good: the subscription's policy says what becomes of it. */
 static int on_refused(struct subscription *s, struct err *err)
 {
-	char what[16] = "retry", why[sizeof(err->msg)];
+	enum store_outcome outcome = STORE_RETRIES;
+	char why[sizeof(err->msg)];
 	bool alone;
 
-	if (!s->claimed || !s->feed.name || !s->feed.sql || err->kind != ERR_FAIL ||
-	    checkpoint_empty(&s->checkpoint))
+	if (!s->claimed || !s->lease.name || !feed_connected(&s->feed) || err->kind != ERR_FAIL ||
+	    all_taken(s))
 		return -1;
 	memcpy(why, err->msg, sizeof(why));
 	alone = others_are_there(s);
@@ -607,16 +530,17 @@ static int on_refused(struct subscription *s, struct err *err)
 	s->refused_ms = 0;
 	if (acknowledge(s, err))
 		return lost(s, err);
-	if (alone && feed_fail(&s->feed, &s->claim, checkpoint_first(&s->checkpoint), why, what, err))
+	if (alone && feed_fail(&s->feed, &s->lease, (int64_t)checkpoint_first(&s->checkpoint), why,
+			       &outcome, err))
 		return lost(s, err);
-	if (strcmp(what, "stopped") == 0)
+	if (outcome == STORE_STOPPED)
 		return err_set(
 			err, ERR_FAIL,
 			"%.700s. Partition %d of %s has stopped there; start again when that is "
 			"mended, or park such events with --on-failure park",
-			why, s->claim.partition, s->feed.name);
-	log_warn("%s: %s", strcmp(what, "parked") == 0 ? "parked" : "trying again later", why);
-	if ((!alone || strcmp(what, "parked") == 0) && give_back(s, err))
+			why, s->lease.partition, s->lease.name);
+	log_warn("%s: %s", outcome == STORE_PARKED ? "parked" : "trying again later", why);
+	if ((!alone || outcome == STORE_PARKED) && give_back(s, err))
 		return lost(s, err);
 	forget_claim(s);
 	return 0;
@@ -632,10 +556,11 @@ static int drain(struct subscription *s, struct err *err)
 		s->drain_end_ms = clock_ms() + STOP_DRAIN_MS;
 	late = s->stop && clock_ms() > s->drain_end_ms;
 	if (!taken && !late)
-		return s->feed.sql && s->claimed && keep_lease(s, err) ? lost(s, err) : 0;
+		return feed_connected(&s->feed) && s->claimed && keep_lease(s, err) ? lost(s, err)
+										    : 0;
 	if (!taken)
 		log_warn("some events were not taken in time; they come again");
-	if (s->feed.sql && s->claimed && (acknowledge(s, err) || give_back(s, err)))
+	if (feed_connected(&s->feed) && s->claimed && (acknowledge(s, err) || give_back(s, err)))
 		log_warn("%s", err->msg); /* the lease ends by itself */
 	return 1;
 }
@@ -643,14 +568,14 @@ static int drain(struct subscription *s, struct err *err)
 static int begin_drain(struct subscription *s, struct err *err)
 {
 	s->draining = true;
-	drop_page(s);
+	feed_drop_page(&s->feed);
 	fanout_drain(&s->outputs);
 	return drain(s, err);
 }
 
 static int serve(struct subscription *s, struct err *err)
 {
-	if (feed_notified(&s->feed))
+	if (feed_woken(&s->feed))
 		wake(s);
 	return s->claimed ? work(s, err) : look_for_claim(s, err);
 }
@@ -660,11 +585,11 @@ static int rest(struct subscription *s)
 {
 	int64_t ms = TICK_MS, now = clock_ms();
 
-	if (!s->feed.sql)
+	if (!feed_connected(&s->feed))
 		return s->retry_ms > now ? TICK_MS : 0;
 	if (s->draining)
 		return TICK_MS;
-	if (s->page && s->outputs.opened)
+	if (feed_next(&s->feed) && s->outputs.opened)
 		return fanout_has_room(&s->outputs) ? 0 : TICK_MS;
 	if (s->claimed && !s->outputs.opened)
 		return TICK_MS;
@@ -683,7 +608,7 @@ int subscription_step(struct subscription *s, struct err *err)
 	checkpoint_advance(&s->checkpoint, s->taken);
 	if (s->draining)
 		return drain(s, err);
-	if (!s->feed.sql) {
+	if (!feed_connected(&s->feed)) {
 		if (!s->stop && connect_feed(s, err))
 			return -1;
 	} else if (serve(s, err) && lost(s, err)) {
@@ -705,12 +630,11 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 
 	s->settings = o;
 	s->loop = LOOP_CLOSED;
-	s->feed.schema = o->schema;
-	s->feed.name = o->subscription;
 	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	gethostname(host, sizeof(host) - 1);
 	strbuf_printf(&s->owner, "%s/%d", host, (int)getpid());
-	if (loop_open(&s->loop, TICK_MS, err) || fanout_check(o, err)) {
+	if (feed_init(&s->feed, o, strbuf_cstr(&s->owner), err) ||
+	    loop_open(&s->loop, TICK_MS, err) || fanout_check(o, err)) {
 		subscription_close(s);
 		return NULL;
 	}
@@ -723,17 +647,19 @@ void subscription_close(struct subscription *s)
 
 	if (!s)
 		return;
-	if (s->feed.sql && give_back(s, &ignored))
+	if (feed_connected(&s->feed) && give_back(s, &ignored))
 		log_debug("%s", ignored.msg); /* the lease ends by itself */
 	stop_outputs(s);
 	if (s->stuck)
 		s->loop.progress = -1;
 	disconnect(s);
+	feed_release(&s->feed);
 	checkpoint_release(&s->checkpoint);
 	domain_release(&s->domain);
 	arena_release(&s->arena);
 	strbuf_release(&s->slot);
 	strbuf_release(&s->owner);
+	strbuf_release(&s->numbers);
 	loop_close(&s->loop);
 	free(s);
 }

@@ -15,7 +15,7 @@
 #define TURN 4
 
 /* Pauses shorter than this are not worth being woken from. */
-#define SLEEPS_MS 8
+#define SLEEPS_MS 2
 
 /* ---- waiting ---- */
 
@@ -42,7 +42,8 @@ static bool listens(struct executor *e)
 
 	if (e->socket >= 0 || !e->listens || !e->store.state)
 		return e->socket >= 0;
-	e->socket = e->store.backend->listen(&e->store, &ignored);
+	if (e->store.backend->listen(&e->store, &e->socket, &ignored))
+		e->socket = -1; /* the next look tells what is wrong */
 	if (e->socket >= 0)
 		epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->socket, &event);
 	return e->socket >= 0;
@@ -62,6 +63,8 @@ static void sleep_now(struct executor *e)
 		ms = e->max_sleep_ms;
 		if (e->store.backend->sleep(&e->store, e->name, &ms, &ignored))
 			ms = e->sleep_ms; /* the next look tells what is wrong */
+		else if (e->store.backend->drain(&e->store))
+			ms = 0; /* woken before it slept */
 	}
 	wake_in(e, (int)ms);
 }
@@ -248,7 +251,8 @@ int executor_step(struct executor *e, int timeout_ms, struct err *err)
 int executor_pause(struct executor *e, int timeout_ms)
 {
 	wake_in(e, backoff_next(&e->backoff));
-	wait_due(e, timeout_ms);
+	if (wait_due(e, timeout_ms))
+		wake_in(e, 0); /* for the step that the caller can make now */
 	return e->stopped;
 }
 

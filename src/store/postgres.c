@@ -240,6 +240,24 @@ static int postgres_init(struct store *s, int *applied, int *version, struct err
 	return failed;
 }
 
+static int postgres_identify(struct store *s, struct store_identity *is, struct err *err)
+{
+	PGresult *res = ask(s, err,
+			    "SELECT system_identifier,"
+			    " coalesce(pg_sequence_last_value('herald.feed_position'), 0)"
+			    " FROM pg_control_system()",
+			    "");
+
+	if (!res)
+		return -1;
+	is->id = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
+	is->last = integer(res, 0, 1);
+	is->server_version = (uint32_t)PQserverVersion(conn_of(s));
+	snprintf(is->name, sizeof(is->name), "%s", PQdb(conn_of(s)));
+	PQclear(res);
+	return 0;
+}
+
 static int postgres_list(struct store *s, enum store_list what, const char *name, store_row_fn *fn,
 			 void *user, struct err *err)
 {
@@ -394,6 +412,11 @@ static int postgres_read(struct store *s, const struct store_query *q, struct st
 		    err);
 }
 
+static int postgres_end(struct store *s, int64_t *position, struct err *err)
+{
+	return call(s, err, position, "SELECT herald.horizon()", "");
+}
+
 static int postgres_load(struct store *s, const char *category, const char *stream,
 			 struct store_page *page, struct err *err)
 {
@@ -424,8 +447,7 @@ static int postgres_subscribe(struct store *s, const struct store_subscription *
 	int64_t made;
 
 	if (call(s, err, &made,
-		 "SELECT herald.subscribe($1, $2::jsonb, coalesce(nullif($3::int, 0), (SELECT"
-		 " nullif(count(*), 0)::int FROM herald.lag WHERE subscription = $1), 1), $4, "
+		 "SELECT herald.subscribe($1, $2::jsonb, nullif($3::int, 0), $4, "
 		 "jsonb_strip_nulls(jsonb_build_object("
 		 "'on_failure', $5::text, 'max_attempts', nullif($6::int, 0),"
 		 " 'backoff', nullif($7::bigint, 0) || ' milliseconds')))",
@@ -446,7 +468,7 @@ static int postgres_claim(struct store *s, const char *owner, int64_t lease_ms,
 			  struct store_lease *lease, struct err *err)
 {
 	PGresult *res = ask(s, err,
-			    "SELECT partition, token"
+			    "SELECT partition, token, position, partitions"
 			    " FROM herald.claim($1, $2, $3::bigint * interval '1 millisecond')",
 			    "ssi", lease->name, owner, lease_ms);
 	int n = res ? PQntuples(res) : -1;
@@ -454,6 +476,8 @@ static int postgres_claim(struct store *s, const char *owner, int64_t lease_ms,
 	if (n > 0) {
 		lease->partition = (int)integer(res, 0, 0);
 		lease->token = integer(res, 0, 1);
+		lease->position = integer(res, 0, 2);
+		lease->partitions = (int)integer(res, 0, 3);
 	}
 	PQclear(res);
 	return n;
@@ -529,25 +553,29 @@ static int postgres_parked_done(struct store *s, const char *name, int64_t posit
 	return done != 0;
 }
 
-static int postgres_listen(struct store *s, struct err *err)
+static int postgres_listen(struct store *s, int *socket, struct err *err)
 {
-	return run(s, "LISTEN herald", err) ? -1 : PQsocket(conn_of(s));
+	*socket = PQsocket(conn_of(s));
+	return run(s, "LISTEN herald", err);
 }
 
 static int postgres_sleep(struct store *s, const char *name, int64_t *ms, struct err *err)
 {
-	return call(s, err, ms, "SELECT herald.sleep($1, $2::int)", "si", name, *ms);
+	return call(s, err, ms, "SELECT coalesce(herald.sleep($1, $2::int), $2::int)", "si", name,
+		    *ms);
 }
 
 /* What a notification says does not matter, nor who sent it. */
-static void postgres_drain(struct store *s)
+static bool postgres_drain(struct store *s)
 {
+	bool any = !PQconsumeInput(conn_of(s)); /* the next call says why */
 	PGnotify *n;
 
-	if (!PQconsumeInput(conn_of(s)))
-		return; /* the next call says so */
-	while ((n = PQnotifies(conn_of(s))) != NULL)
+	while ((n = PQnotifies(conn_of(s))) != NULL) {
+		any = true;
 		PQfreemem(n);
+	}
+	return any;
 }
 
 /* ---- events that go ---- */
@@ -597,6 +625,7 @@ const struct store_backend store_postgres = {
 	.broken = postgres_broken,
 	.handle = postgres_handle,
 	.init = postgres_init,
+	.identify = postgres_identify,
 	.list = postgres_list,
 	.begin = postgres_begin,
 	.commit = postgres_commit,
@@ -604,6 +633,7 @@ const struct store_backend store_postgres = {
 	.append = postgres_append,
 	.append_many = postgres_append_many,
 	.read = postgres_read,
+	.end = postgres_end,
 	.load = postgres_load,
 	.snapshot = postgres_snapshot,
 	.subscribe = postgres_subscribe,

@@ -1,6 +1,7 @@
 #include "store/sqlite.h"
 
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define BUSY_MS 10000
@@ -11,6 +12,7 @@
  * are microseconds since 1970, ids 16 bytes. */
 static const char schema[] =
 	"CREATE TABLE herald_migration (number INTEGER PRIMARY KEY);\n"
+	"CREATE TABLE herald_store (id INTEGER NOT NULL);\n"
 	"CREATE TABLE herald_stream (number INTEGER PRIMARY KEY AUTOINCREMENT,"
 	" category TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL,"
 	" deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (category, id));\n"
@@ -39,7 +41,8 @@ static const char schema[] =
 	" stream_number INTEGER NOT NULL, blocks INTEGER NOT NULL, done INTEGER NOT NULL DEFAULT 0,"
 	" attempts INTEGER NOT NULL DEFAULT 0, error TEXT, parked INTEGER NOT NULL,"
 	" PRIMARY KEY (subscription, position));\n"
-	"INSERT INTO herald_migration VALUES (1);\n";
+	"INSERT INTO herald_migration VALUES (1);\n"
+	"INSERT INTO herald_store VALUES (random());\n";
 
 struct sqlite {
 	sqlite3 *db;
@@ -325,6 +328,25 @@ static int init(struct store *s, int *applied, int *version, struct err *err)
 	return sqlite_leave(s, make_tables(s, applied, err), err);
 }
 
+/* A database has the name of its file. */
+static int identify(struct store *s, struct store_identity *is, struct err *err)
+{
+	const char *slash = strrchr(s->url, '/');
+	sqlite3_stmt *row;
+
+	if (sqlite_ask(s, err, &row,
+		       "SELECT id, coalesce((SELECT seq FROM sqlite_sequence"
+		       " WHERE name = 'herald_event'), 0) FROM herald_store",
+		       "") < 0)
+		return -1;
+	is->id = (uint64_t)sqlite3_column_int64(row, 0);
+	is->last = sqlite3_column_int64(row, 1);
+	is->server_version = (uint32_t)sqlite3_libversion_number();
+	snprintf(is->name, sizeof(is->name), "%s", slash ? slash + 1 : s->url);
+	sqlite3_reset(row);
+	return 0;
+}
+
 /* clang-format off */
 static const char *const lists[STORE_N_LISTS] = {
 	[STORE_CHECK] =
@@ -388,6 +410,14 @@ static int list(struct store *s, enum store_list what, const char *name, store_r
 }
 
 /* ---- reading ---- */
+
+int sqlite_last_position(struct store *s, int64_t *position, struct err *err)
+{
+	return sqlite_run(s, err, position, "SELECT coalesce(max(position), 0) FROM herald_event",
+			  "") < 0
+		       ? -1
+		       : 0;
+}
 
 int sqlite_stream(struct store *s, const char *category, const char *stream, int64_t *number,
 		  struct err *err)
@@ -547,9 +577,10 @@ static int load(struct store *s, const char *category, const char *stream, struc
 }
 
 /* Nothing wakes: who waits looks again. */
-static int listen(struct store *s, struct err *err)
+static int listen(struct store *s, int *socket, struct err *err)
 {
-	return -1;
+	*socket = -1;
+	return 0;
 }
 
 static int sleep_until(struct store *s, const char *name, int64_t *ms, struct err *err)
@@ -557,8 +588,9 @@ static int sleep_until(struct store *s, const char *name, int64_t *ms, struct er
 	return 0;
 }
 
-static void drain(struct store *s)
+static bool drain(struct store *s)
 {
+	return false;
 }
 
 const struct store_backend store_sqlite = {
@@ -567,6 +599,7 @@ const struct store_backend store_sqlite = {
 	.broken = is_broken,
 	.handle = handle,
 	.init = init,
+	.identify = identify,
 	.list = list,
 	.begin = begin,
 	.commit = commit,
@@ -574,6 +607,7 @@ const struct store_backend store_sqlite = {
 	.append = sqlite_append,
 	.append_many = sqlite_append_many,
 	.read = read_events,
+	.end = sqlite_last_position,
 	.load = load,
 	.snapshot = sqlite_retention_snapshot,
 	.subscribe = sqlite_subscription_make,

@@ -40,6 +40,9 @@ int64_t sqlite_changed(struct store *s);
 	" coalesce(e.metadata, '{}')"
 void sqlite_take(struct store_page *page, sqlite3_stmt *row);
 
+/* The end of the feed. */
+int sqlite_last_position(struct store *s, int64_t *position, struct err *err) MUST_CHECK;
+
 /* Number of a stream, 0: there is none. */
 int sqlite_stream(struct store *s, const char *category, const char *stream, int64_t *number,
 		  struct err *err) MUST_CHECK;

@@ -60,13 +60,6 @@ static bool parse_source(struct source *c, const char *json)
 	return true;
 }
 
-static int last_position(struct store *s, int64_t *last, struct err *err)
-{
-	return sqlite_run(s, err, last, "SELECT coalesce(max(position), 0) FROM herald_event", "") < 0
-		       ? -1
-		       : 0;
-}
-
 static int start_of(struct store *s, const char *start, int64_t *position, struct err *err)
 {
 	char *end;
@@ -75,7 +68,7 @@ static int start_of(struct store *s, const char *start, int64_t *position, struc
 	if (strcmp(start, "beginning") == 0)
 		return 0;
 	if (strcmp(start, "end") == 0)
-		return last_position(s, position, err);
+		return sqlite_last_position(s, position, err);
 	*position = strtoll(start, &end, 10);
 	if (end == start || *end)
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err,
@@ -182,8 +175,8 @@ static int make(struct store *s, const struct store_subscription *sub, const str
 	if (found < 0)
 		return -1;
 	if (found) {
-		same = str_eq(str_c((const char *)sqlite3_column_text(row, 0)),
-			      strbuf_view(&source->text));
+		same = !sub->source || str_eq(str_c((const char *)sqlite3_column_text(row, 0)),
+					      strbuf_view(&source->text));
 		sqlite3_reset(row);
 		if (!same)
 			return store_refuse(s, STORE_NO_SUBSCRIPTION, err,
@@ -207,7 +200,7 @@ int sqlite_subscription_make(struct store *s, const struct store_subscription *s
 	struct source source = { 0 };
 	int result;
 
-	if (!parse_source(&source, sub->source))
+	if (!parse_source(&source, sub->source ? sub->source : "{}"))
 		result = store_refuse(s, STORE_NOT_UNDERSTOOD, err,
 				      "a source has categories, topics and types, or category and "
 				      "stream: %s",
@@ -256,6 +249,7 @@ static int claim(struct store *s, const char *owner, int64_t lease_us, struct st
 		 struct err *err)
 {
 	int64_t partition, now;
+	sqlite3_stmt *row;
 	int found;
 
 	if (cross_barrier(s, lease->name, err))
@@ -265,6 +259,15 @@ static int claim(struct store *s, const char *owner, int64_t lease_us, struct st
 		return found;
 	now = clock_wall_us();
 	lease->partition = (int)partition;
+	if (sqlite_ask(s, err, &row,
+		       "SELECT c.position, s.partitions FROM herald_checkpoint c"
+		       " JOIN herald_subscription s ON s.name = c.subscription"
+		       " WHERE c.subscription = ? AND c.partition = ?",
+		       "si", lease->name, partition) < 0)
+		return -1;
+	lease->position = sqlite3_column_int64(row, 0);
+	lease->partitions = sqlite3_column_int(row, 1);
+	sqlite3_reset(row);
 	return sqlite_run(
 		s, err, &lease->token,
 		"UPDATE herald_checkpoint SET owner = ?3, token = token + 1, lease = ?4,"
@@ -494,7 +497,7 @@ int sqlite_subscription_fetch(struct store *s, const struct store_lease *lease, 
 	int result;
 
 	store_page_clear(page);
-	if (begin_look(s, lease, &l, err) || last_position(s, &horizon, err))
+	if (begin_look(s, lease, &l, err) || sqlite_last_position(s, &horizon, err))
 		return -1;
 	if (horizon > l.barrier)
 		horizon = l.barrier;

@@ -26,7 +26,7 @@ int store_init(struct store *s, const char *url, struct err *err)
 	return 0;
 }
 
-static void disconnect(struct store *s)
+void store_disconnect(struct store *s)
 {
 	if (s->state)
 		s->backend->close(s);
@@ -35,7 +35,7 @@ static void disconnect(struct store *s)
 
 void store_release(struct store *s)
 {
-	disconnect(s);
+	store_disconnect(s);
 	free(s->url);
 	s->url = NULL;
 }
@@ -49,14 +49,14 @@ int store_ready(struct store *s, struct err *err)
 		return err_set(err, ERR_RETRY, "the transaction was lost with its connection");
 	if (s->backend->open(s, err) == 0)
 		return 0;
-	disconnect(s);
+	store_disconnect(s);
 	return -1;
 }
 
 int store_done(struct store *s, int result)
 {
 	if (result < 0 && s->backend->broken(s))
-		disconnect(s);
+		store_disconnect(s);
 	return result;
 }
 
@@ -99,7 +99,7 @@ void store_rollback(struct store *s)
 
 	/* What cannot be rolled back goes with its connection. */
 	if (s->in_transaction && s->state && s->backend->rollback(s, &ignored))
-		disconnect(s);
+		store_disconnect(s);
 	s->in_transaction = false;
 	s->reason = reason;
 }

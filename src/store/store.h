@@ -82,7 +82,7 @@ struct store_counts {
 
 struct store_subscription {
 	const char *name;
-	const char *source;     /* JSON, as herald.subscribe takes it */
+	const char *source;     /* JSON, as herald.subscribe takes it; NULL: as it is, or all */
 	int partitions;         /* 0: as it is, or one */
 	const char *start;      /* "beginning", "end" or a position */
 	const char *on_failure; /* NULL: as it is */
@@ -92,8 +92,16 @@ struct store_subscription {
 
 struct store_lease {
 	const char *name;
-	int partition;
+	int partition, partitions; /* which one, of how many */
 	int64_t token;
+	int64_t position; /* everything up to here was done when it was claimed */
+};
+
+struct store_identity {
+	uint64_t id;  /* of the server's files, or the store's own */
+	int64_t last; /* the last position that was handed out */
+	uint32_t server_version;
+	char name[64]; /* of the database */
 };
 
 enum store_outcome { STORE_RETRIES, STORE_STOPPED, STORE_PARKED };
@@ -118,6 +126,7 @@ struct store_backend {
 	void *(*handle)(struct store *s); /* PGconn * or sqlite3 * */
 
 	int (*init)(struct store *s, int *applied, int *version, struct err *err);
+	int (*identify)(struct store *s, struct store_identity *is, struct err *err);
 	int (*list)(struct store *s, enum store_list what, const char *name, store_row_fn *fn,
 		    void *user, struct err *err);
 
@@ -131,6 +140,7 @@ struct store_backend {
 			   const char *stream, struct store_counts *done, struct err *err);
 	int (*read)(struct store *s, const struct store_query *q, struct store_page *page,
 		    struct err *err);
+	int (*end)(struct store *s, int64_t *position, struct err *err); /* of what can be read */
 	int (*load)(struct store *s, const char *category, const char *stream,
 		    struct store_page *page, struct err *err);
 	int (*snapshot)(struct store *s, const char *category, const char *stream, int64_t version,
@@ -153,12 +163,13 @@ struct store_backend {
 			   struct err *err); /* in a transaction, which holds it */
 	int (*parked_done)(struct store *s, const char *name, int64_t position, struct err *err);
 
-	/* Waking: listen asks for it and returns a file descriptor to poll, or -1: there is none
-	 * here. sleep says before each pause that there is somebody to be woken, and lowers *ms to
-	 * how long that may be at most. drain takes in what woke us. */
-	int (*listen)(struct store *s, struct err *err);
+	/* Waking: listen asks for it; *socket is to be polled, or -1 where there is none. sleep
+	 * says before each pause that there is somebody to be woken, and lowers *ms to how long
+	 * that may be at most. drain takes in what woke us and says whether something did, which
+	 * may have come with the answer to another call. */
+	int (*listen)(struct store *s, int *socket, struct err *err);
 	int (*sleep)(struct store *s, const char *name, int64_t *ms, struct err *err);
-	void (*drain)(struct store *s);
+	bool (*drain)(struct store *s);
 
 	int (*retain)(struct store *s, const char *category, int64_t max_age_s, int64_t max_count,
 		      struct err *err); /* 0: no limit */
@@ -175,7 +186,8 @@ extern const struct store_backend store_postgres, store_sqlite;
 /* A store for sqlite:PATH, sqlite::memory: (all stores of the process share it while one of them is
  * open), or whatever libpq takes. Nothing is connected yet. CONFIG where this build has no SQLite. */
 int store_init(struct store *s, const char *url, struct err *err) MUST_CHECK;
-void store_release(struct store *s); /* rolls back what is open */
+void store_release(struct store *s);    /* rolls back what is open */
+void store_disconnect(struct store *s); /* likewise; the next call connects again */
 
 /* Makes the store or brings it up to date: it has this version now, and so many migrations were
  * missing. */

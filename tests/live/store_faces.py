@@ -44,7 +44,7 @@ class Session(Store):
         found = self.call("claim", name, worker, "2 s")
         if not found:
             return None
-        partition, token, _ = found[0]
+        partition, token, *_ = found[0]
         events = self._events("select to_jsonb(e) from herald.fetch(%s, %s, %s) e", (name, partition, token))
         if events:
             with self.transaction():

@@ -366,7 +366,7 @@ def test_behaviour_park_goes_on_with_the_next(place, orders):
     worker.follow(set={**FAILING, "on-failure": "park"}, bad="bad", failures=2, quiet_steps=20)
     assert [(s, v) for _, s, v in place.seen()] == [("bad", 1), ("good", 0)]
     rows = [json.loads(line) for line in place.verb("parked", "list", "s").splitlines()]
-    assert [(r["stream"], r["version"], r["attempts"], r["error"]) for r in rows] == [("bad", "0", "2", "it is bad")]
+    assert [(r["stream"], r["version"], r["attempts"], r["error"]) for r in rows] == [("bad", 0, 2, "it is bad")]
     assert worker.call("retry_parked", name="s", until=100)["retried"] == 1
     assert place.seen()[-1][1:] == ("bad", 0) and place.verb("parked", "list", "s") == ""
 
@@ -530,6 +530,21 @@ def test_behaviour_a_server_that_was_down(new_server):
         wait_until(lambda: len(place.seen()) >= 60, "all to be handled")
         check_once_in_order(place.seen(), [e["position"] for e in writer.read()])
         worker.kill()
+
+
+def test_behaviour_a_server_that_is_away_at_first(new_server, new_proxy):
+    """Given a server that cannot be reached when a subscriber begins; when it can, then the subscriber
+    makes its subscription and goes to work."""
+    db = postgres.Database(new_server(tcp=True))
+    door = new_proxy(db.server.port)
+    door.refusing = True
+    away = postgres.Via(db, host="127.0.0.1", port=door.port).conninfo
+    with contextlib.closing(store_driver.Postgres(db, None)) as place, contextlib.closing(store_driver.Library(away)) as worker:
+        place.open().append("1", event())
+        worker.send("follow", name="s", until=1)
+        wait_until(lambda: door.refused >= 2, "some tries")
+        door.refusing = False
+        wait_until(lambda: len(place.seen()) == 1, "the event to be handled")
 
 
 def appended(writer, n):

@@ -94,6 +94,21 @@ def test_store_stats_count(db, made):
     assert "events         2" in run("store", "stats", made.conninfo).out
 
 
+def test_store_stats_tell_of_subscriptions(made):
+    """A subscription that is two events behind, and what is said where there is none."""
+    here = open_store(made)
+    here.call("subscribe", "mailer")
+    here.append("1", [event("A"), event("B")])
+    assert ("subscription mailer, partition 0: at 0, 2 behind, 0 parked"
+            in run("store", "stats", made.conninfo).out.splitlines())
+    lag, = json.loads(run("store", "stats", made.conninfo, "--json").out)["subscriptions"]
+    assert (lag["subscription"], lag["behind"], lag["stopped"], lag["owner"]) == ("mailer", 2, False, None)
+    for task in "list", "retry", "drop":
+        done = run("parked", task, "mialer", made.conninfo)
+        assert done.code == 78 and "there is no subscription mialer" in done.err, done
+    assert run("parked", "list", "mailer", made.conninfo) == (0, "", "")
+
+
 def test_store_that_is_not_there_says_so(db):
     for verb in ("store", "stats"), ("read",), ("append",):
         done = run(*verb, db.conninfo, stdin=lines([event()]))

@@ -112,7 +112,7 @@ def test_store_wakeup_idle_polling_takes_no_transaction_ids(db, orders, sleeper)
     subscribe(orders, partitions=2)
     orders.append("1", event())
     while found := orders.call("claim", "s", "w"):
-        partition, token, _ = found[0]
+        partition, token, *_ = found[0]
         events = orders.call("fetch", "s", partition, token)
         if events:
             orders.call("ack", "s", partition, token, events[-1][0])

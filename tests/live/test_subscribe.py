@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import sqlite3
 import threading
 
 import pytest
@@ -129,13 +130,88 @@ def test_the_log_and_the_subscription_say_the_same(db, shop, subscribe, herald):
 def test_a_reader_needs_no_more_rights(db, shop, subscribe):
     # given a role that is only a member of herald_reader
     db.sql(f"create role plain_{db.name} login in role herald_reader")
+    reader = Via(db, user=f"plain_{db.name}")
     append(db, 0, 9)
-    # when it delivers a subscription
-    stream = subscribe(Via(db, user=f"plain_{db.name}"), "s")
+    # when it delivers a subscription and follows the feed
+    stream, now = subscribe(reader, "s"), subscribe(reader, "--follow")
+    now.wait_log("delivering new events")
+    append(db, 10, 19)
     # then it can
-    check(stream.wait_for(10), range(10))
+    check(stream.wait_for(20), range(20))
+    check(now.wait_for(10), range(10, 20))
     stream.stop()
+    now.stop()
     db.sql(f"drop role plain_{db.name}")
+
+
+class Sqlite:
+    """A store in a file, with its verbs instead of a connection."""
+
+    def __init__(self, path):
+        self.path, self.conninfo = path, f"sqlite:{path}"
+        assert run("store", "init", self.conninfo).code == 0
+
+    def append(self, first, last, category="order"):
+        lines = (json.dumps({"category": category, "stream": str(n % 3), "type": str(n)}) + "\n"
+                 for n in range(first, last + 1))
+        done = run("append", self.conninfo, stdin="".join(lines))
+        assert done.code == 0, done.err
+
+    def sql(self, text, params=()):
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(text, params).fetchall()
+
+    def checkpoint(self, name):
+        return self.sql("select min(position) from herald_checkpoint where subscription = ?", (name,))[0][0]
+
+
+def test_a_store_in_sqlite(tmp_path, subscribe):
+    # given a store in a file, with events
+    shop = Sqlite(tmp_path / "shop.db")
+    shop.append(0, 9)
+    # when a subscription to one category is delivered, and the feed is followed
+    stream, now = subscribe(shop, "mailer", "--category", "order"), subscribe(shop, "--follow")
+    now.wait_log("delivering new events of database shop.db")
+    shop.append(10, 14, category="other")
+    shop.append(10, 19)
+    # then both say what is wanted, and the store knows
+    check(stream.wait_for(20), range(20))
+    assert len(now.wait_for(15)) == 15
+    stream.wait_until(lambda: (shop.checkpoint("mailer") or 0) >= 25, "the acknowledgement")
+    # and the next process goes on where it was
+    stream.stop()
+    shop.append(20, 29)
+    check(subscribe(shop, "mailer").wait_for(10), range(20, 30))
+
+
+def test_a_store_in_sqlite_and_killed_processes(tmp_path, subscribe):
+    # given a store in a file that is appended to, and a process that is killed again and again
+    shop, out = Sqlite(tmp_path / "shop.db"), tmp_path / "out.json"
+    for n in range(8):
+        shop.append(n * 50, n * 50 + 49)
+        stream = subscribe(shop, "s", "--lease", "1", file=out)
+        stream.wait_until(lambda n=n: len(read_events(out)) > n * 50 + random.randrange(50), "some events")
+        stream.kill9()
+    # when one may finish
+    stream = subscribe(shop, "s", file=out)
+    stream.wait_until(lambda: shop.checkpoint("s") >= 400, "the end")
+    # then all are there, once and in order
+    check(read_events(out), range(400))
+
+
+def test_a_store_in_sqlite_parks_what_is_refused(tmp_path, subscribe):
+    # given a receiver that refuses one event
+    shop = Sqlite(tmp_path / "shop.db")
+    hook = Receiver(answer=lambda request: 400 if json.loads(request.body)["type"] == "5" else None)
+    # when it is delivered with the policy to park
+    stream = subscribe(shop, "s", "--on-failure", "park", "--attempts", "1", "--to", hook.url())
+    shop.append(0, 9)
+    # then the others come, and that one is on the list
+    stream.wait_until(lambda: (shop.checkpoint("s") or 0) >= 10, "the end")
+    assert sorted({int(e["type"]) for e in hook.events}) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    listed = run("parked", "list", "s", shop.conninfo)
+    assert [json.loads(line)["type"] for line in listed.out.splitlines()] == ["5"], listed
+    hook.stop()
 
 
 def test_wrong_words(db, shop):
@@ -144,7 +220,7 @@ def test_wrong_words(db, shop):
         done = run("subscribe", *args)
         assert done.code == 64 and said in done.err, done.err
     done = run("subscribe", "a", "sqlite:shop.db")
-    assert done.code == 78 and "libpgherald" in done.err, done.err
+    assert done.code == 78 and "run pgherald store init" in done.err, done.err
 
 
 # Crashes

@@ -194,7 +194,7 @@ $$;
 -- Only for functions that read in a statement after this one, at READ COMMITTED. Where nothing can be
 -- after the position that is asked about, the marks need not be listed, which is most of the work.
 create function herald.horizon(after bigint default null) returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
 	last bigint;
 begin
@@ -572,12 +572,12 @@ $$;
 revoke all on procedure herald.allow from public;
 
 call herald.allow('herald_writer', 'append', 'append_many', 'read_stream', 'stream_version');
-call herald.allow('herald_reader', 'read', 'read_stream', 'stream_version');
+call herald.allow('herald_reader', 'read', 'read_stream', 'stream_version', 'horizon');
 
 do $$
 begin
 	if to_regrole('herald_reader') is not null then
-		grant select on herald.event to herald_reader;
+		grant select on herald.event, herald.feed_position to herald_reader;
 	end if;
 end
 $$;

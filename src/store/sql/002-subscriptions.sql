@@ -60,9 +60,10 @@ create index parked_stream on herald.parked (subscription, stream_number, positi
 -- Makes a subscription; true if it was not there. source: {"categories", "topics", "types"}, each an
 -- array, or {"category", "stream"}; {} is all. start: beginning, end or a position. options:
 -- {"on_failure": "stop|park|park-stream", "max_attempts", "backoff"}. Where it is there already its
--- options and partitions are changed; another number of partitions holds as soon as all partitions
--- have come equally far, so that nothing is lost or repeated.
-create function herald.subscribe(name text, source jsonb default '{}', partitions integer default 1,
+-- options and partitions are changed, and what is null or not named stays as it is; another number
+-- of partitions holds as soon as all partitions have come equally far, so that nothing is lost or
+-- repeated.
+create function herald.subscribe(name text, source jsonb default null, partitions integer default null,
 	start text default 'beginning', options jsonb default '{}')
 returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -70,7 +71,7 @@ declare
 	begins bigint;
 	here herald.subscription;
 begin
-	if jsonb_typeof(source) is distinct from 'object'
+	if jsonb_typeof(source) <> 'object'
 		or source - '{categories,topics,types,category,stream}'::text[] <> '{}'
 		or (source ? 'stream') <> (source ? 'category') or source ?& '{category,categories}' then
 		raise exception 'a source has categories, topics and types, or category and stream: %', source
@@ -81,16 +82,16 @@ begin
 	end if;
 	begins := case start when 'beginning' then 0 when 'end' then herald.horizon() else start::bigint end;
 	insert into herald.subscription as s (name, source, categories, topics, types, stream, partitions)
-	values (subscribe.name, subscribe.source,
+	values (subscribe.name, coalesce(subscribe.source, '{}'),
 		coalesce(herald.texts(source -> 'categories'), array[source ->> 'category'] || '{}'::text[]),
 		herald.texts(source -> 'topics'), herald.texts(source -> 'types'), source ->> 'stream',
-		subscribe.partitions)
+		coalesce(subscribe.partitions, 1))
 	on conflict do nothing;
 	if found then
 		update herald.subscription s set categories = null
 		where s.name = subscribe.name and s.categories = array[null]::text[];
 		insert into herald.checkpoint (subscription, partition, position)
-		select subscribe.name, i, begins from generate_series(0, subscribe.partitions - 1) i;
+		select subscribe.name, i, begins from generate_series(0, coalesce(subscribe.partitions, 1) - 1) i;
 		perform herald.set_options(subscribe.name, options);
 		return true;
 	end if;
@@ -139,7 +140,7 @@ $$;
 -- Takes a partition that has something to do and that nobody holds; no row when there is none. Who
 -- was served longest ago comes first. Takes no transaction id when there is nothing to do.
 create function herald.claim(name text, owner text, lease interval default '30 seconds')
-returns table (partition integer, token bigint, "position" bigint)
+returns table (partition integer, token bigint, "position" bigint, partitions integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
 	last constant bigint := coalesce(pg_sequence_last_value('herald.feed_position'), 0);
@@ -152,7 +153,7 @@ begin
 	end if;
 	return query
 	with free as materialized (
-		select c.subscription, c.partition
+		select c.subscription, c.partition, s.partitions
 		from herald.checkpoint c
 		join herald.subscription s on s.name = c.subscription
 		where c.subscription = claim.name and not c.stopped
@@ -168,7 +169,7 @@ begin
 		lease_until = clock_timestamp() + claim.lease, served = clock_timestamp()
 	from free f
 	where c.subscription = f.subscription and c.partition = f.partition
-	returning c.partition, c.token, c.position;
+	returning c.partition, c.token, c.position, f.partitions;
 end
 $$;
 
@@ -503,7 +504,7 @@ call herald.allow('herald_reader', 'subscribe', 'unsubscribe', 'claim', 'sleep',
 do $$
 begin
 	if to_regrole('herald_reader') is not null then
-		grant select on herald.lag to herald_reader;
+		grant select on herald.lag, herald.parked to herald_reader;
 	end if;
 end
 $$;
