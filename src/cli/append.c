@@ -29,6 +29,8 @@ static int send_batch(struct append *a, struct err *err)
 	failed = store_call(&a->store, err, append_many, strbuf_cstr(&a->batch),
 			    a->settings->category, a->settings->stream_id, &done);
 	a->batch.n = 0;
+	if (failed && a->first == a->lines)
+		return err_add(err, "line %llu was not appended", (unsigned long long)a->first);
 	if (failed)
 		return err_add(err, "lines %llu to %llu were not appended",
 			       (unsigned long long)a->first, (unsigned long long)a->lines);

@@ -95,36 +95,9 @@ static int drop(struct store *store, const struct settings *s, struct err *err)
 	return failed ? -1 : 0;
 }
 
-struct search {
-	const char *name;
-	bool found;
-};
-
-static int look_at(void *user, int n, const char *const *names, const char *const *values)
-{
-	struct search *s = user;
-
-	s->found = strcmp(values[0], s->name) == 0;
-	return s->found;
-}
-
-/* So that a wrong name is not taken for a subscription without parked events. */
-static int check_name(struct store *store, const char *name, struct err *err)
-{
-	struct search s = { .name = name };
-
-	if (store_call(store, err, list, STORE_LAG, NULL, look_at, &s))
-		return -1;
-	return s.found ? 0
-		       : err_set(err, ERR_CONFIG,
-				 "there is no subscription %s; pgherald store stats shows those "
-				 "there are",
-				 name);
-}
-
 static int run(struct store *store, struct settings *s, struct err *err)
 {
-	if (check_name(store, s->subscription, err))
+	if (store_check_subscription(store, s->subscription, err))
 		return -1;
 	if (strcmp(s->parked_task, "list") == 0)
 		return store_call(store, err, list, STORE_PARKED_LIST, s->subscription, show, s);

@@ -90,19 +90,19 @@ static const char *const shown[N_SHOWN] = { "subscription", "partition", "positi
 static void put_subscription(struct strbuf *b, int n, const char *const *names,
 			     const char *const *values)
 {
-	const char *v[N_SHOWN] = { 0 };
+	const char *v[N_SHOWN] = { "", "", "", "", "", "", "", "" };
 
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < N_SHOWN; j++)
-			if (strcmp(names[i], shown[j]) == 0)
+			if (values[i] && strcmp(names[i], shown[j]) == 0)
 				v[j] = values[i];
 	strbuf_printf(b, "subscription %s, partition %s: at %s, %s behind, %s parked",
 		      v[SUBSCRIPTION], v[PARTITION], v[POSITION], v[BEHIND], v[PARKED]);
 	if (*v[STOPPED] == 't')
 		strbuf_lit(b, ", stopped");
-	else if (v[OWNER])
+	else if (*v[OWNER])
 		strbuf_printf(b, ", held by %s", v[OWNER]);
-	if (v[ERROR])
+	if (*v[ERROR])
 		strbuf_printf(b, ": %s", v[ERROR]);
 }
 

@@ -43,6 +43,8 @@ static int sort_arguments(struct settings *s, struct err *err)
 			err, ERR_USAGE,
 			"--follow shows new events and keeps no place: leave out the name, or "
 			"--follow");
+	if (s->follow && s->parked)
+		return err_set(err, ERR_USAGE, "--parked needs a subscription, --follow has none");
 	if (!s->follow && !s->subscription)
 		return err_set(err, ERR_USAGE,
 			       "name the subscription, or say --follow to see new events");

@@ -181,6 +181,9 @@ const struct option options[] = {
 	  "subscribe", "MS", "500", 1, 60000, "look for new events at least this often",
 	  "Through a pooler, where nobody can be woken, this is how late an event may come." },
 
+	{ "parked", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(parked),
+	  "subscribe", .help = "deliver the parked events, in their order, and exit" },
+
 	{ "position", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(position),
 	  "parked", "N", "0", 0, INT64_MAX, "only the event at this position; 0: all" },
 	{ "max-age", 0, OPTION_STRING, OPTION_FLAG_ONLY, AT(max_age),

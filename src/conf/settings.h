@@ -66,6 +66,7 @@ struct settings {
 	bool follow, force;
 	const char *start;           /* beginning, end or a position; NULL: the verb's own */
 	const char *on_failure;      /* NULL: as it is, or stop */
+	bool parked;                 /* those that are parked, instead of new ones */
 	int64_t partitions;          /* 0: as many as there are, or 1 */
 	int64_t attempts;            /* 0: as it is */
 	int64_t lease;               /* seconds */

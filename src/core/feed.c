@@ -10,6 +10,11 @@ static const char *name_of(const struct feed *f)
 	return f->settings->subscription;
 }
 
+static bool is_of_parked(const struct feed *f)
+{
+	return f->settings->parked;
+}
+
 int feed_init(struct feed *f, const struct settings *settings, const char *owner, struct err *err)
 {
 	*f = (struct feed){ .settings = settings, .owner = owner, .socket = -1 };
@@ -102,10 +107,18 @@ static int start_to_follow(struct feed *f, struct err *err)
 
 static int begin(struct feed *f, struct err *err)
 {
-	if (name_of(f) ? subscribe(f, err) : start_to_follow(f, err))
+	const char *name = name_of(f);
+	int failed = !name             ? start_to_follow(f, err)
+		     : is_of_parked(f) ? store_check_subscription(&f->store, name, err)
+				       : subscribe(f, err);
+
+	if (failed)
 		return -1;
-	log_info("delivering %s%s of database %s", name_of(f) ? "subscription " : "new events",
-		 name_of(f) ? name_of(f) : "", f->is.name);
+	log_info("delivering %s%s of database %s",
+		 !name             ? "new events"
+		 : is_of_parked(f) ? "parked events of subscription "
+				   : "subscription ",
+		 name ? name : "", f->is.name);
 	f->known = true;
 	return 0;
 }
@@ -139,7 +152,9 @@ int feed_connect(struct feed *f, int64_t done, struct err *err)
 
 int feed_claim(struct feed *f, struct store_lease *lease, struct err *err)
 {
-	*lease = (struct store_lease){ .name = name_of(f), .partitions = 1, .position = f->followed };
+	*lease = (struct store_lease){ .name = is_of_parked(f) ? NULL : name_of(f),
+				       .partitions = 1,
+				       .position = f->followed };
 	return lease->name
 		       ? store_call(&f->store, err, claim, f->owner, f->settings->lease * 1000, lease)
 		       : 1;
@@ -147,6 +162,8 @@ int feed_claim(struct feed *f, struct store_lease *lease, struct err *err)
 
 int feed_ack(struct feed *f, const struct store_lease *lease, int64_t position, struct err *err)
 {
+	if (is_of_parked(f))
+		return store_call(&f->store, err, parked_done, name_of(f), position) < 0 ? -1 : 0;
 	return lease->name ? store_call(&f->store, err, ack, lease, position) : 0;
 }
 
@@ -182,9 +199,23 @@ static int follow(struct feed *f, int most, struct err *err)
 	return 0;
 }
 
+/* It is not held while it is under way: that would keep all writers of a SQLite file waiting. */
+static int read_parked(struct feed *f, struct err *err)
+{
+	int failed;
+
+	if (store_begin(&f->store, err))
+		return -1;
+	failed = store_call(&f->store, err, parked_next, name_of(f), &f->page);
+	store_rollback(&f->store);
+	return failed;
+}
+
 int feed_fetch(struct feed *f, const struct store_lease *lease, int most, struct err *err)
 {
 	f->row = 0;
+	if (is_of_parked(f))
+		return read_parked(f, err);
 	return lease->name ? store_call(&f->store, err, fetch, lease, most, &f->page)
 			   : follow(f, most, err);
 }

@@ -1,7 +1,7 @@
 /*
- * The feed of an event store as subscribe reads it: one partition at a time of a subscription, or,
- * without a subscription's name, everything behind a position, as one partition that nobody else
- * wants and of which nothing is remembered. One thread, one connection.
+ * The feed of an event store as subscribe reads it: one partition at a time of a subscription, or
+ * the events that it has parked, or, without a subscription's name, everything behind a position.
+ * The last two are one partition that nobody else wants, and no lease. One thread, one connection.
  *
  * All that can fail returns -1; err says RETRY where the connection broke, and feed_lost_lease
  * whether it was the lease.
@@ -50,7 +50,8 @@ int feed_fail(struct feed *f, const struct store_lease *lease, int64_t position,
 int feed_renew(struct feed *f, const struct store_lease *lease, struct err *err) MUST_CHECK;
 int feed_give_back(struct feed *f, const struct store_lease *lease, struct err *err) MUST_CHECK;
 
-/* The next events, into f->page, of which none has been handed on. */
+/* The next events, into f->page, of which none has been handed on; of parked ones the first, until
+ * it is acknowledged. */
 int feed_fetch(struct feed *f, const struct store_lease *lease, int most, struct err *err) MUST_CHECK;
 
 /* The page's next event; NULL: it has come to its end. */

@@ -73,15 +73,19 @@ struct subscription {
 
 /* ---- outputs ---- */
 
-/* NAME:PARTITION, without the slash that an origin has between its parts. */
+/* NAME:PARTITION, without the slash that an origin has between its parts. Parked events are an
+ * origin of their own each time: they may be older than what a destination has of the last time. */
 static void name_source(struct subscription *s)
 {
-	const char *name = s->lease.name ? s->lease.name : "follow";
+	const char *name = s->settings->subscription ? s->settings->subscription : "follow";
 
 	s->slot.n = 0;
 	for (const char *p = name; *p; p++)
 		strbuf_printf(&s->slot, *p == '/' || *p == '%' ? "%%%02X" : "%c", *p);
-	strbuf_printf(&s->slot, ":%d", s->lease.partition);
+	if (s->settings->parked)
+		strbuf_printf(&s->slot, ":parked:%" PRId64, clock_wall_us());
+	else
+		strbuf_printf(&s->slot, ":%d", s->lease.partition);
 	s->source.slot = strbuf_view(&s->slot);
 }
 
@@ -122,6 +126,11 @@ static int check_outputs(struct subscription *s, struct err *err)
 	for (size_t i = 0; i < s->outputs.n; i++) {
 		const struct sink *sink = s->outputs.v[i].sink;
 
+		if (s->settings->parked && sink->driver->one_order)
+			return err_set(err, ERR_CONFIG,
+				       "output %s: %s keeps one order of events, and those that "
+				       "were parked come late: send them to another place",
+				       sink->label, sink->driver->name);
 		if (s->lease.partitions > 1 && sink->driver->one_order)
 			return err_set(err, ERR_CONFIG,
 				       "output %s: %s keeps one order of events, and the "
@@ -368,6 +377,7 @@ static int fetch(struct subscription *s, struct err *err)
 		return -1;
 	if (page->n == 0 || (uint64_t)page->events[page->n - 1].position <= s->handed) {
 		feed_drop_page(&s->feed);
+		s->done = s->settings->parked; /* there are no more */
 		if (doze(s, err))
 			return -1;
 		return s->lease.partitions > 1 && all_taken(s) ? change_claim(s, err) : 0;
@@ -382,6 +392,8 @@ static int fetch(struct subscription *s, struct err *err)
  * flight already; it is fetched when that is less than half. */
 static bool may_fetch(const struct subscription *s)
 {
+	if (s->settings->parked && !all_taken(s))
+		return false;
 	return !feed_next(&s->feed) && !s->done && clock_ms() >= s->look_ms &&
 	       in_flight(s) < ((uint64_t)s->page_most + 1) / 2;
 }

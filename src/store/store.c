@@ -104,6 +104,32 @@ void store_rollback(struct store *s)
 	s->reason = reason;
 }
 
+struct search {
+	const char *name;
+	bool found;
+};
+
+static int look_at(void *user, int n, const char *const *names, const char *const *values)
+{
+	struct search *s = user;
+
+	s->found = strcmp(values[0], s->name) == 0;
+	return s->found;
+}
+
+int store_check_subscription(struct store *s, const char *name, struct err *err)
+{
+	struct search search = { .name = name };
+
+	if (store_call(s, err, list, STORE_LAG, NULL, look_at, &search))
+		return -1;
+	if (search.found)
+		return 0;
+	return err_set(err, ERR_CONFIG,
+		       "there is no subscription %s; pgherald store stats shows those there are",
+		       name);
+}
+
 int store_refuse(struct store *s, enum store_reason reason, struct err *err, const char *fmt, ...)
 {
 	char msg[sizeof(err->msg)];

@@ -208,6 +208,9 @@ int store_begin(struct store *s, struct err *err) MUST_CHECK;
 int store_commit(struct store *s, struct err *err) MUST_CHECK;
 void store_rollback(struct store *s);
 
+/* CONFIG where there is none of this name. */
+int store_check_subscription(struct store *s, const char *name, struct err *err) MUST_CHECK;
+
 /* Fails with a reason: FAIL, since trying the same again brings the same. */
 int store_refuse(struct store *s, enum store_reason reason, struct err *err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

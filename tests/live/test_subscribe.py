@@ -211,14 +211,25 @@ def test_a_store_in_sqlite_parks_what_is_refused(tmp_path, subscribe):
     assert sorted({int(e["type"]) for e in hook.events}) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     listed = run("parked", "list", "s", shop.conninfo)
     assert [json.loads(line)["type"] for line in listed.out.splitlines()] == ["5"], listed
+    # and comes when it is asked for
+    hook.answer = lambda request: None
+    assert subscribe(shop, "s", "--parked", "--to", hook.url()).wait_exit() == 0
+    assert hook.events[-1]["type"] == "5"
+    assert run("parked", "list", "s", shop.conninfo).out == ""
     hook.stop()
 
 
-def test_wrong_words(db, shop):
+def test_wrong_words(db, shop, tmp_path):
     for args, said in (((), "name the subscription"), (("a", "--follow", db.conninfo), "leave out the name"),
-                       (("a", "--start", "soon"), "--start")):
+                       (("a", "--start", "soon"), "--start"), (("--follow", "--parked"), "--parked needs")):
         done = run("subscribe", *args)
         assert done.code == 64 and said in done.err, done.err
+    done = run("subscribe", "none", db.conninfo, "--parked")
+    assert done.code == 78 and "there is no subscription none" in done.err, done.err
+    append(db, 0, 0)
+    assert db.sql("select herald.subscribe('s')") == [(True,)]
+    done = run("subscribe", "s", db.conninfo, "--parked", "--to", f"file:{tmp_path}/events")
+    assert done.code == 78 and "another place" in done.err, done.err
     done = run("subscribe", "a", "sqlite:shop.db")
     assert done.code == 78 and "run pgherald store init" in done.err, done.err
 
@@ -383,6 +394,16 @@ def test_an_event_that_is_refused(db, shop, subscribe, policy):
     assert {int(e["type"]) for e in hook.events} == expected
     parked = db.sql("select array_agg(position - 1 order by position) from herald.parked where not done")[0][0]
     assert set(parked or ()) == set(range(20)) - expected
+    stream.close()
+    # and while it is refused it stays parked, and comes when it is not
+    if parked:
+        again = subscribe(db, "s", "--parked", "--to", hook.url())
+        assert again.wait_exit() == 1 and "400" in again.err
+        hook.answer = lambda request: None
+        again = subscribe(db, "s", "--parked", "--to", hook.url())
+        assert again.wait_exit() == 0, again.err
+        assert [int(e["type"]) for e in hook.events[-len(parked):]] == parked
+        assert db.sql("select count(*) from herald.parked where not done") == [(0,)]
     hook.stop()
 
 
