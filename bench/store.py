@@ -281,7 +281,7 @@ def bench_executors(server, db, args):
 
 def bench_sqlite(server, db, args):
     """The store in a SQLite file, through the library."""
-    subprocess.run(["ninja", "-C", f"{ROOT}/build", "--quiet", "store_sqlite"], check=True)
+    subprocess.run(["ninja", "-C", f"{ROOT}/build", "store_sqlite"], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         done = subprocess.run([f"{ROOT}/build/store_sqlite", f"{folder}/store.db", str(args.events)],
                               capture_output=True, text=True, check=True)
