@@ -23,7 +23,8 @@ import tempfile
 import threading
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests", "live"))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, f"{ROOT}/tests/live")
 import postgres  # noqa: E402
 import store  # noqa: E402
 from herald import environment  # noqa: E402
@@ -292,8 +293,20 @@ def bench_executors(server, db, args):
     print(f"4 executors, 5 ms each: {rates[4]:,.0f} events/s, {rates[4] / rates[1]:.1f} x one")
 
 
+def bench_sqlite(server, db, args):
+    """The store in a SQLite file, through the library."""
+    subprocess.run(["ninja", "-C", f"{ROOT}/build", "store_sqlite"], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        done = subprocess.run([f"{ROOT}/build/store_sqlite", f"{folder}/store.db", str(args.events)],
+                              capture_output=True, text=True, check=True)
+    for name, line in zip(("bulk append, 1,000 events a call", "read"), done.stdout.splitlines()):
+        rate, of_cpu = map(int, line.split())
+        print(f"SQLite, {name}: {rate:,} events/s of {args.events:,} ({of_cpu:,}/s of CPU)")
+
+
 PARTS = {"append": bench_append, "woken": bench_woken, "bulk": bench_bulk, "read": bench_read,
-         "catchup": bench_catchup, "latency": bench_latency, "executors": bench_executors}
+         "catchup": bench_catchup, "latency": bench_latency, "executors": bench_executors,
+         "sqlite": bench_sqlite}
 FILLED = "read", "catchup"  # these use the store that the bulk has filled
 
 

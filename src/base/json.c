@@ -328,9 +328,15 @@ struct str json_inside(struct str value)
 /* Behind the closing quote of the string that begins at p. */
 static const char *skip_string(const char *p, const char *end)
 {
-	for (p++; p < end && *p != '"'; p++)
-		p += *p == '\\';
-	return p < end ? p + 1 : end;
+	const char *quote = p, *slash;
+
+	for (p++;; p = slash + 2) {
+		if (quote < p && !(quote = memchr(p, '"', (size_t)(end - p))))
+			return end;
+		slash = memchr(p, '\\', (size_t)(quote - p));
+		if (!slash)
+			return quote + 1;
+	}
 }
 
 /* Behind the value at p: at the comma, or at the end. */

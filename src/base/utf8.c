@@ -1,5 +1,8 @@
 #include "base/utf8.h"
 
+#include <stdint.h>
+#include <string.h>
+
 static bool continues(const char *p, const char *end, size_t n)
 {
 	if ((size_t)(end - p) <= n)
@@ -37,8 +40,14 @@ bool utf8_valid(struct str s)
 	const char *p = s.p, *end = s.p + s.n;
 
 	while (p < end) {
-		size_t n = utf8_len(p, end);
+		uint64_t eight;
+		size_t n;
 
+		if (end - p >= 8 && !(memcpy(&eight, p, 8), eight & 0x8080808080808080)) {
+			p += 8; /* all of them ASCII */
+			continue;
+		}
+		n = utf8_len(p, end);
 		if (n == 0)
 			return false;
 		p += n;

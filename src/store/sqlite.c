@@ -151,6 +151,11 @@ int64_t sqlite_changed(struct store *s)
 	return sqlite3_changes64(((struct sqlite *)s->state)->db);
 }
 
+int64_t sqlite_inserted(struct store *s)
+{
+	return sqlite3_last_insert_rowid(((struct sqlite *)s->state)->db);
+}
+
 /* ---- statements ---- */
 
 static sqlite3_stmt *prepare(struct store *s, const char *sql, struct err *err)

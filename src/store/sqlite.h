@@ -33,6 +33,9 @@ int sqlite_leave(struct store *s, int result, struct err *err) MUST_CHECK;
 /* Rows changed by the last statement. */
 int64_t sqlite_changed(struct store *s);
 
+/* Key of the row that was inserted last. */
+int64_t sqlite_inserted(struct store *s);
+
 /* The columns of queries that yield events, and how one is put into a page. e is herald_event, s
  * its stream. */
 #define SQLITE_COLUMNS                                                                             \

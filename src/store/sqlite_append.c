@@ -15,7 +15,7 @@ struct new_event {
 	const char *category, *stream;
 	int64_t expected;
 	unsigned char id[16];
-	bool has_id;
+	bool has_id; /* of its own; else make_ids gives it one */
 };
 
 struct events {
@@ -107,11 +107,26 @@ static void make_id(unsigned char id[16], int64_t now_us)
 {
 	uint64_t ms = (uint64_t)now_us / 1000;
 
-	arc4random_buf(id, 16);
 	for (int i = 0; i < 6; i++)
 		id[i] = (unsigned char)(ms >> (40 - 8 * i));
 	id[6] = (unsigned char)((id[6] & 0x0f) | 0x70);
 	id[8] = (unsigned char)((id[8] & 0x3f) | 0x80);
+}
+
+/* Gives ids to the events that have none. Chance is asked for in blocks: each time is a system call. */
+static void make_ids(struct events *all)
+{
+	unsigned char chance[64][16];
+	int64_t now = clock_wall_us();
+
+	for (size_t i = 0; i < all->n; i++) {
+		if (i % 64 == 0)
+			arc4random_buf(chance, sizeof(chance));
+		if (all->v[i].has_id)
+			continue;
+		memcpy(all->v[i].id, chance[i % 64], 16);
+		make_id(all->v[i].id, now);
+	}
 }
 
 enum member {
@@ -343,20 +358,17 @@ static int conflict(struct store *s, const char *category, const char *stream, i
 			    must, is);
 }
 
-static int insert(struct store *s, int64_t number, int64_t version, struct new_event *events,
+static int insert(struct store *s, int64_t number, int64_t version, const struct new_event *events,
 		  size_t n, struct err *err)
 {
 	for (size_t i = 0; i < n; i++) {
-		struct new_event *e = &events[i];
-		int64_t now = clock_wall_us();
+		const struct new_event *e = &events[i];
 
-		if (!e->has_id)
-			make_id(e->id, now);
 		if (sqlite_run(s, err, NULL,
 			       "INSERT INTO herald_event (stream_number, version, time, id, type,"
 			       " topic, data, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-			       "iiibsstt", number, version + (int64_t)i, now, e->id, e->type,
-			       e->topic, &e->data, &e->metadata))
+			       "iiibsstt", number, version + (int64_t)i, clock_wall_us(), e->id,
+			       e->type, e->topic, &e->data, &e->metadata))
 			return -1;
 	}
 	return 0;
@@ -397,7 +409,7 @@ struct part {
 static int append_new(struct store *s, const struct part *p, struct store_appended *done,
 		      struct err *err)
 {
-	int64_t number, ignored;
+	int64_t ignored;
 
 	*done = (struct store_appended){ p->n ? 0 : -1, (int64_t)p->n - 1, false };
 	if (p->expected >= 0)
@@ -406,12 +418,12 @@ static int append_new(struct store *s, const struct part *p, struct store_append
 		return 0;
 	if (find_duplicate(s, 0, p->v, p->n, &ignored, err))
 		return -1;
-	if (sqlite_run(s, err, &number,
-		       "INSERT INTO herald_stream (category, id, version) VALUES (?, ?, ?)"
-		       " RETURNING number",
-		       "ssi", p->category, p->stream, done->last) < 0)
+	/* With RETURNING SQLite would keep a journal of its own for this statement. */
+	if (sqlite_run(s, err, NULL,
+		       "INSERT INTO herald_stream (category, id, version) VALUES (?, ?, ?)", "ssi",
+		       p->category, p->stream, done->last))
 		return -1;
-	return insert(s, number, 0, p->v, p->n, err);
+	return insert(s, sqlite_inserted(s), 0, p->v, p->n, err);
 }
 
 /* In a transaction. */
@@ -460,6 +472,7 @@ int sqlite_append(struct store *s, const char *category, const char *stream, con
 	struct events all = { 0 };
 	int result = parse(s, &all, events, &(struct new_event){ 0 }, 5, err);
 
+	make_ids(&all);
 	if (!result)
 		result = sqlite_enter(s, err);
 	if (!result)
@@ -507,6 +520,7 @@ int sqlite_append_many(struct store *s, const char *events, const char *category
 	struct events all = { 0 };
 	int result = parse(s, &all, events, &defaults, sizeof(members) / sizeof(members[0]), err);
 
+	make_ids(&all);
 	if (!result)
 		result = sqlite_enter(s, err);
 	if (!result)

@@ -215,6 +215,16 @@ begin
 end
 $$;
 
+-- An id for an event that has none: version 7 of RFC 9562, the time in milliseconds and then chance,
+-- so that the index grows at its end. Names are in full because it becomes a part of append.
+create function herald.make_id() returns uuid
+language sql volatile as $$
+	select pg_catalog.overlay(pg_catalog.gen_random_uuid()::pg_catalog.text,
+		pg_catalog.lpad(pg_catalog.to_hex((pg_catalog.date_part('epoch'::pg_catalog.text,
+			pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8),
+			12, '0'::pg_catalog.text) operator(pg_catalog.||) '-7'::pg_catalog.text, 1, 15)::pg_catalog.uuid
+$$;
+
 -- Adds events to the end of a stream. An event is {"type", "data", "metadata", "id", "topic"}; only the
 -- type is required. expected: the version that the stream must have now, -1: it must not exist, null:
 -- any. Appending the same ids to the same place again succeeds and says so (duplicate).
@@ -242,7 +252,7 @@ begin
 			returning s.number, s.version
 		)
 		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-		select s.number, s.version, pg_catalog.gen_random_uuid(),
+		select s.number, s.version, herald.make_id(),
 			events operator(pg_catalog.->>) 'type'::pg_catalog.text,
 			coalesce(events operator(pg_catalog.->) 'data'::pg_catalog.text, '{}'::pg_catalog.jsonb),
 			events operator(pg_catalog.->) 'metadata'::pg_catalog.text,
@@ -312,7 +322,7 @@ begin
 			returning s.number
 		)
 		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-		select s.number, at - 1, coalesce((e ->> 'id')::uuid, gen_random_uuid()), e ->> 'type',
+		select s.number, at - 1, coalesce((e ->> 'id')::uuid, herald.make_id()), e ->> 'type',
 			coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
 		from s, jsonb_array_elements(events) with ordinality a (e, at);
 		if found then
@@ -346,7 +356,7 @@ begin
 			returning s.number
 		)
 		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-		select s.number, found_stream.version + at, coalesce((e ->> 'id')::uuid, gen_random_uuid()),
+		select s.number, found_stream.version + at, coalesce((e ->> 'id')::uuid, herald.make_id()),
 			e ->> 'type', coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
 		from s, jsonb_array_elements(events) with ordinality a (e, at);
 	end if;

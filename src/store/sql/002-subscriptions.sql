@@ -224,7 +224,7 @@ declare
 	horizon bigint;
 	done bigint;
 	looked bigint;
-	taken bigint[];
+	taken herald.feed[]; -- rows, so that the feed is read once
 	blocked bigint[];
 	any_parked constant boolean := exists (select from herald.parked p where p.subscription = me);
 begin
@@ -243,7 +243,7 @@ begin
 	while done < horizon loop
 		looked := least(horizon, done + window_size);
 		with page as (
-			select f.position,
+			select f, f.position,
 				any_parked and exists (
 					select from herald.parked p
 					where p.subscription = me and p.stream_number = f.stream_number
@@ -263,7 +263,7 @@ begin
 			order by f.position
 			limit max_count
 		)
-		select array_agg(p.position order by p.position) filter (where not p.blocked),
+		select array_agg(p.f order by p.position) filter (where not p.blocked),
 			array_agg(p.position order by p.position) filter (where p.blocked),
 			case when count(*) = max_count then max(p.position) else looked end
 		into taken, blocked, done
@@ -279,8 +279,7 @@ begin
 			return query
 			select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
 				coalesce(e.metadata, '{}'), e.topic, e.time
-			from unnest(taken) t (p)
-			cross join lateral (select f.* from herald.feed f where f.position = t.p limit 1) f
+			from unnest(taken) f
 			cross join lateral (
 				select e.* from herald.entry e
 				where e.stream_number = f.stream_number and e.version = f.version
