@@ -3,6 +3,7 @@ import contextlib
 import json
 import sqlite3
 import tempfile
+import urllib.parse
 
 import pytest
 
@@ -10,6 +11,7 @@ import delivery
 import herald as program
 import kafka_server
 import postgres
+import store
 from amqp_server import Rabbit
 from mqtt_server import Mosquitto
 from nats_server import NatsServer
@@ -226,8 +228,11 @@ def webhook_headers():
     server.stop()
 
 
-@pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
-                                         webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+with_headers = pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
+                                                       webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+
+
+@with_headers
 def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald, destination):
     # Given a table whose name is not ASCII, and one row
     db.sql('create table "tä" (id int primary key)')
@@ -248,6 +253,30 @@ def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald,
         assert headers[f"{prefix}specversion"] == "1.0"
         assert headers[content_type[0]] == content_type[1]
         stream.stop()
+
+
+@with_headers
+@pytest.mark.skipif(postgres.server_major() < 13, reason="the event store needs PostgreSQL 13")
+def test_domain_events_in_binary_mode_have_all_their_attributes(db, herald, destination):
+    # Given an event store
+    store.init(db)
+    event = {"type": "Placed", "id": "6b1b36cb-cba5-4e9f-a8a1-3fd2e38a4e0a", "topic": "money", "data": {"total": 5},
+             "metadata": {"by": "me"}}
+    with destination() as (url, prefix, _, _, read):
+        stream = herald(db, "--to", url, "--format", "cloudevents", "--cloudevents-mode", "binary")
+
+        # when an event is appended that has everything an event can have
+        db.sql("select herald.append('order', '42', %s)", (json.dumps(event),))
+        stream.wait_confirmed(db)
+        headers, body = read()
+        stream.stop()
+
+    # then its id is its own, and the place in the log stands beside it
+    names = ("type", "subject", "category", "topic", "id", "specversion")
+    assert json.loads(body) == event["data"]
+    assert [headers[prefix + name] for name in names] == ["Placed", "42", "order", "money", event["id"], "1.0"]
+    assert len(headers[f"{prefix}position"]) == 25 and headers[f"{prefix}version"]
+    assert json.loads(urllib.parse.unquote(headers[f"{prefix}metadata"])) == event["metadata"]
 
 
 @pytest.mark.parametrize(("url", "words"), (
