@@ -4,7 +4,8 @@
  *
  * With concurrency=N there are N lanes, each with one request at a time; messages of one key share
  * a lane, so each key is in order. A message without a key (TRUNCATE, a table without a replica
- * identity) waits until all before it are taken, and all behind wait for it.
+ * identity, an update that changes the key) waits until all before it are taken, and all behind
+ * wait for it.
  *
  * 408, 425, 429 and 5xx are tried again, 429 and 503 not before Retry-After. Other answers refuse
  * the message; a batch that is refused is sent in halves, so that only the message is refused that
@@ -390,6 +391,7 @@ const struct sink_driver sink_webhook = {
 	.help = "https://HOST/PATH  posts events; taken when the answer is 2xx",
 	.params = params,
 	.keys = true,
+	.key_order = true,
 	.state_size = sizeof(struct webhook),
 	.check = webhook_check,
 	.open = webhook_open,
