@@ -215,55 +215,93 @@ bool time_parse_interval(struct str s, struct time_interval *iv)
 	return in.p == in.end;
 }
 
-static void print_padded(struct strbuf *b, int64_t v, int width)
+/* v in decimal at p, in so many digits; returns what is behind. */
+static inline char *put_digits(char *p, uint32_t v, int n)
 {
-	char digits[20];
-	size_t i = sizeof(digits);
-
-	for (; v || width > 0; v /= 10, width--)
-		digits[--i] = (char)('0' + v % 10);
-	strbuf_add(b, digits + i, sizeof(digits) - i);
+	for (int i = n; i-- > 0; v /= 10)
+		p[i] = (char)('0' + v % 10);
+	return p + n;
 }
 
-void time_print_date(struct strbuf *b, int64_t days)
+/* The most that the next two write. */
+#define DATE_LEN 17
+#define CLOCK_LEN 15
+
+static char *put_date(char *p, int64_t days)
 {
 	struct time_date d = time_civil(days);
+	uint32_t year = (uint32_t)(d.year < 0 ? -d.year : d.year);
+	int digits = 4;
 
 	if (d.year < 0)
-		strbuf_ch(b, '-');
+		*p++ = '-';
 	else if (d.year > 9999)
-		strbuf_ch(b, '+');
-	print_padded(b, d.year < 0 ? -d.year : d.year, 4);
-	strbuf_ch(b, '-');
-	print_padded(b, d.month, 2);
-	strbuf_ch(b, '-');
-	print_padded(b, d.day, 2);
+		*p++ = '+';
+	for (uint32_t high = year / 10000; high; high /= 10)
+		digits++;
+	p = put_digits(p, year, digits);
+	*p++ = '-';
+	p = put_digits(p, (uint32_t)d.month, 2);
+	*p++ = '-';
+	return put_digits(p, (uint32_t)d.day, 2);
 }
 
-void time_print_clock(struct strbuf *b, int64_t us, int digits)
+static char *put_clock(char *p, int64_t us, int digits)
 {
-	static const int64_t powers[] = { 1, 10, 100, 1000, 10000, 100000, 1000000 };
-	int64_t seconds = us / TIME_SECOND, fraction = us % TIME_SECOND;
+	static const uint32_t powers[] = { 1, 10, 100, 1000, 10000, 100000, 1000000 };
+	uint32_t seconds = (uint32_t)(us / TIME_SECOND), fraction = (uint32_t)(us % TIME_SECOND);
 
-	print_padded(b, seconds / 3600, 2);
-	strbuf_ch(b, ':');
-	print_padded(b, seconds / 60 % 60, 2);
-	strbuf_ch(b, ':');
-	print_padded(b, seconds % 60, 2);
+	p = put_digits(p, seconds / 3600, 2);
+	*p++ = ':';
+	p = put_digits(p, seconds / 60 % 60, 2);
+	*p++ = ':';
+	p = put_digits(p, seconds % 60, 2);
 	if (digits == TIME_TRIM)
 		for (digits = 6; digits > 0 && fraction % powers[7 - digits] == 0; digits--)
 			;
 	if (digits == 0)
-		return;
-	strbuf_ch(b, '.');
-	print_padded(b, fraction / powers[6 - digits], digits);
+		return p;
+	*p++ = '.';
+	return put_digits(p, fraction / powers[6 - digits], digits);
 }
 
+/* What was written up to `end` is content. */
+static void wrote(struct strbuf *b, const char *end)
+{
+	b->n = (size_t)(end - b->p);
+}
+
+void time_print_date(struct strbuf *b, int64_t days)
+{
+	wrote(b, put_date(strbuf_room(b, DATE_LEN), days));
+}
+
+void time_print_clock(struct strbuf *b, int64_t us, int digits)
+{
+	wrote(b, put_clock(strbuf_room(b, CLOCK_LEN), us, digits));
+}
+
+/* The text of one time is remembered: all events of a transaction have the same. */
 void time_print(struct strbuf *b, int64_t us, char separator, int digits)
 {
-	int64_t days = us / TIME_DAY - (us % TIME_DAY < 0);
+	static _Thread_local struct {
+		int64_t us;
+		int digits;
+		char separator;
+		size_t n;
+		char text[DATE_LEN + 1 + CLOCK_LEN];
+	} last;
 
-	time_print_date(b, days);
-	strbuf_ch(b, separator);
-	time_print_clock(b, us - days * TIME_DAY, digits);
+	if (last.n == 0 || last.us != us || last.separator != separator || last.digits != digits) {
+		int64_t days = us / TIME_DAY - (us % TIME_DAY < 0);
+		char *p = put_date(last.text, days);
+
+		*p++ = separator;
+		p = put_clock(p, us - days * TIME_DAY, digits);
+		last.us = us;
+		last.separator = separator;
+		last.digits = digits;
+		last.n = (size_t)(p - last.text);
+	}
+	strbuf_add(b, last.text, last.n);
 }

@@ -288,6 +288,28 @@ static void put_key(const struct output *o, const struct event *e, struct strbuf
 	(o->format->key ? o->format->key : encode_key)(&o->encode, e, out);
 }
 
+/* Whether the old row had a key, and another one than the new row. */
+static bool key_changed(const struct output *o, const struct event *e)
+{
+	struct event before = *e, after = *e;
+	struct strbuf keys = { 0 };
+	size_t n;
+	bool changed;
+
+	if (!e->old || !e->new)
+		return false;
+	before.action = ACTION_DELETE;
+	before.new = NULL;
+	after.action = ACTION_INSERT;
+	after.old = NULL;
+	put_key(o, &before, &keys);
+	n = keys.n;
+	put_key(o, &after, &keys);
+	changed = n > 0 && !str_eq((struct str){ keys.p, n }, strbuf_since(&keys, n));
+	strbuf_release(&keys);
+	return changed;
+}
+
 /* Address, key, table and headers of the message, into the batch's meta. */
 static void put_meta(struct output *o, const struct event *e, struct batch *b, struct message *m)
 {
@@ -297,7 +319,7 @@ static void put_meta(struct output *o, const struct event *e, struct batch *b, s
 	template_render(&o->address, e, &o->address_rule, meta);
 	m->address_n = (uint32_t)(meta->n - at);
 	at = meta->n;
-	if (o->driver->keys)
+	if (o->driver->keys && !(o->driver->key_order && key_changed(o, e)))
 		put_key(o, e, meta);
 	m->key_n = (uint32_t)(meta->n - at);
 	at = meta->n;
@@ -368,20 +390,6 @@ static void put_delete(struct output *o, const struct event *e)
 	o->given--;
 }
 
-static bool key_changed(struct output *o, const struct event *before, const struct event *after)
-{
-	struct strbuf keys = { 0 };
-	size_t n;
-	bool changed;
-
-	put_key(o, before, &keys);
-	n = keys.n;
-	put_key(o, after, &keys);
-	changed = n > 0 && !str_eq((struct str){ keys.p, n }, strbuf_since(&keys, n));
-	strbuf_release(&keys);
-	return changed;
-}
-
 /* The messages of one event. */
 static void put(struct output *o, const struct event *e)
 {
@@ -397,7 +405,7 @@ static void put(struct output *o, const struct event *e)
 	after.old = NULL;
 	if (e->action == ACTION_DELETE) {
 		put_delete(o, e);
-	} else if (key_changed(o, &before, &after)) {
+	} else if (key_changed(o, e)) {
 		put_delete(o, &before);
 		put_part(o, &after, 2);
 	} else {

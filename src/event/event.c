@@ -1,5 +1,7 @@
 #include "event/event.h"
 
+#include <endian.h>
+
 const struct str action_names[ACTION_COUNT] = {
 	[ACTION_INSERT] = STR("insert"),   [ACTION_UPDATE] = STR("update"),
 	[ACTION_DELETE] = STR("delete"),   [ACTION_TRUNCATE] = STR("truncate"),
@@ -7,10 +9,18 @@ const struct str action_names[ACTION_COUNT] = {
 	[ACTION_BEGIN] = STR("begin"),     [ACTION_COMMIT] = STR("commit"),
 };
 
-static void hex_print(uint64_t v, char *out, int digits)
+/* Eight digits at once: each half of a byte becomes a byte of its own, and that a digit. */
+static void hex_print(uint32_t v, char out[8])
 {
-	for (int i = digits - 1; i >= 0; i--, v >>= 4)
-		out[i] = "0123456789ABCDEF"[v & 15];
+	const uint64_t each = 0x0101010101010101;
+	uint64_t x = v, letters;
+
+	x = (x << 16 | x) & 0x0000ffff0000ffff;
+	x = (x << 8 | x) & 0x00ff00ff00ff00ff;
+	x = (x << 4 | x) & 0x0f0f0f0f0f0f0f0f;
+	letters = (x + each * 6) >> 4 & each; /* 1 where it is above 9 */
+	x = htobe64(x + each * '0' + letters * ('A' - '0' - 10));
+	memcpy(out, &x, 8);
 }
 
 /* Up to 16 hex digits; false when there are none, too many or other bytes. */
@@ -34,9 +44,10 @@ static bool hex_parse(struct str s, size_t max, uint64_t *v)
 
 void position_print(struct position p, char out[POSITION_LEN])
 {
-	hex_print(p.lsn, out, 16);
+	hex_print((uint32_t)(p.lsn >> 32), out);
+	hex_print((uint32_t)p.lsn, out + 8);
 	out[16] = '-';
-	hex_print(p.ordinal, out + 17, 8);
+	hex_print(p.ordinal, out + 17);
 }
 
 bool position_parse(struct str s, struct position *p)

@@ -237,7 +237,7 @@ static int listen_to(struct sink *s, struct err *err)
 
 /* ---- publishing ---- */
 
-#define MOST_HEADERS 8
+#define MOST_HEADERS 16 /* origin, and the attributes of a CloudEvent, which are fewer */
 
 static void set_header(amqp_table_t *headers, const char *name, const char *value)
 {

@@ -63,8 +63,10 @@ struct sink_driver {
 	/* What it holds ends with one position, whoever wrote it: messages of several orders (the
 	 * partitions of a subscription) cannot be told apart. */
 	bool one_order;
-	bool keys;                          /* messages have keys */
-	bool nulls;                         /* and may have no body, which deletes the key */
+	bool keys;      /* messages have keys */
+	bool nulls;     /* and may have no body, which deletes the key */
+	bool key_order; /* and it alone keeps their order: an update that changes the key is given
+			 * none, so that it is before and behind all of either key */
 	const struct header_style *headers; /* NULL: messages have none */
 	bool compressed; /* messages may be; sink->content_encoding says so to the receiver */
 

@@ -114,14 +114,14 @@ static mosquitto_property *make_properties(const struct batch *b, uint32_t i)
 	char id[POSITION_LEN + 1] = "";
 
 	position_print(m->position, id);
-	mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "id", id);
-	if (rest.n)
+	if (rest.n) /* with an id of its own */
 		mosquitto_property_add_string(&properties, MQTT_PROP_CONTENT_TYPE,
 					      "application/json");
+	else
+		mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "id", id);
 	while (batch_next_header(&rest, &name, &value))
-		if (strcmp(name, "id") != 0) /* it is the same */
-			mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY,
-							   name, value);
+		mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, name,
+						   value);
 	return properties;
 }
 

@@ -4,68 +4,27 @@
  *
  * With concurrency=N there are N lanes, each with one request at a time; messages of one key share
  * a lane, so each key is in order. A message without a key (TRUNCATE, a table without a replica
- * identity) waits until all before it are taken, and all behind wait for it.
+ * identity, an update that changes the key) waits until all before it are taken, and all behind
+ * wait for it.
  *
  * 408, 425, 429 and 5xx are tried again, 429 and 503 not before Retry-After. Other answers refuse
  * the message; a batch that is refused is sent in halves, so that only the message is refused that
  * is at fault. Behind a refused message nothing is posted until it is settled.
  */
+#include "sink/webhook.h"
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "encode/encode.h"
-#include "sink/sink.h"
-#include "sink/webhook_sign.h"
 
 #include <ctype.h>
-#include <curl/curl.h>
-#include <pthread.h>
 #include <stdlib.h>
 
-#define CONNECT_TIMEOUT_MS 10000
-#define ANSWER_SHOWN 200
-#define ANSWER_MOST (1u << 20)
 #define ARRAY_BYTES (1u << 20)  /* an array gets no further message when it has so much */
 #define RETRY_AFTER_MOST_S 3600 /* who says more is asked again after that */
 
 /* The bytes of a header's name (RFC 9110, 5.6.2). */
 #define TOKEN "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-struct item {
-	const struct batch *b;
-	uint32_t i;
-};
-
-struct items {
-	struct item *v;
-	size_t head, end, cap; /* [head, end) wait */
-};
-
-struct lane {
-	CURL *easy;
-	struct curl_slist *headers;
-	struct items items;
-	uint32_t flying; /* of the items, in the request under way; 0: none */
-	uint32_t most;   /* to be put in one array */
-	bool refused;    /* its last one; it goes on when that is settled */
-	bool alone;      /* what it has is to be taken before anything behind */
-	struct strbuf body;
-	char answer[ANSWER_SHOWN];
-	size_t answer_n;
-	char error[CURL_ERROR_SIZE];
-};
-
-struct webhook {
-	CURLM *multi;
-	struct lane *lanes;
-	uint32_t nlanes;
-	uint32_t array; /* the most messages of a request; 1: no arrays */
-	struct items queue;
-	struct strbuf target;
-	struct strbuf origin; /* as a header has it */
-	const char *content_type;
-	struct signer signer;
-	bool progress; /* something was taken or refused */
-};
 
 /* ---- items ---- */
 
@@ -96,188 +55,27 @@ static uint64_t item_seq(const struct item *item)
 
 /* ---- opening ---- */
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void init_curl(void)
-{
-	curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
-/* The URL without its user, who goes into a header. */
-static void put_target(struct strbuf *out, const struct sink_driver *d, const struct url *url)
-{
-	struct strbuf text = { 0 };
-	const char *start, *end, *at;
-
-	driver_rest(d, url, &text);
-	start = strstr(strbuf_cstr(&text), "://") + 3;
-	end = start + strcspn(start, "/?#");
-	at = memrchr(start, '@', (size_t)(end - start));
-	strbuf_add(out, text.p, (size_t)(start - text.p));
-	strbuf_str(out, str_c(at ? at + 1 : start));
-	strbuf_cstr(out);
-	strbuf_release(&text);
-}
-
-static const char *content_type(const struct sink *s, bool array)
-{
-	if (strcmp(s->format->name, "cloudevents") == 0)
-		return array ? "Content-Type: application/cloudevents-batch+json"
-			     : "Content-Type: application/cloudevents+json";
-	if (strcmp(s->format->name, "pretty") == 0)
-		return "Content-Type: text/plain; charset=utf-8";
-	return "Content-Type: application/json";
-}
-
-/* Keeps an answer's beginning; one without an end is cut. */
-static size_t on_body(char *p, size_t size, size_t n, void *user)
-{
-	struct lane *lane = user;
-
-	for (size_t i = 0; i < n && lane->answer_n + i < sizeof(lane->answer); i++)
-		lane->answer[lane->answer_n + i] = (char)(iscntrl((unsigned char)p[i]) ? ' ' : p[i]);
-	lane->answer_n += n;
-	return lane->answer_n > ANSWER_MOST ? 0 : n;
-}
-
-static void set_text(CURL *easy, CURLoption option, const char *value)
-{
-	if (value)
-		curl_easy_setopt(easy, option, value);
-}
-
-/* Of every request: whom to trust, how long to wait, and nothing that follows or asks. */
-static void set_up(struct sink *s, CURL *easy, char *error)
-{
-	struct webhook *w = s->state;
-
-	curl_easy_setopt(easy, CURLOPT_URL, w->target.p);
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
-	curl_easy_setopt(easy, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
-	curl_easy_setopt(easy, CURLOPT_TIMEOUT, (long)sink_int(s, "timeout"));
-	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, error);
-	set_text(easy, CURLOPT_CAINFO, sink_text(s, "ca"));
-	set_text(easy, CURLOPT_SSLCERT, sink_text(s, "cert"));
-	set_text(easy, CURLOPT_SSLKEY, sink_text(s, "cert_key"));
-	set_text(easy, CURLOPT_USERNAME, s->url.user);
-	set_text(easy, CURLOPT_PASSWORD, s->url.password);
-	if (s->url.user)
-		curl_easy_setopt(easy, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
-}
-
-static void start_lane(struct sink *s, struct lane *lane)
-{
-	struct webhook *w = s->state;
-
-	lane->easy = curl_easy_init();
-	if (!lane->easy)
-		mem_die();
-	lane->most = w->array;
-	set_up(s, lane->easy, lane->error);
-	curl_easy_setopt(lane->easy, CURLOPT_POST, 1L);
-	curl_easy_setopt(lane->easy, CURLOPT_USERAGENT, "pgherald/" PGHERALD_VERSION);
-	curl_easy_setopt(lane->easy, CURLOPT_WRITEFUNCTION, on_body);
-	curl_easy_setopt(lane->easy, CURLOPT_WRITEDATA, lane);
-	curl_easy_setopt(lane->easy, CURLOPT_PRIVATE, lane);
-}
-
-static int network(CURLcode code, const char *text, struct err *err)
-{
-	bool mend = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE ||
-		    code == CURLE_SSL_CERTPROBLEM || code == CURLE_URL_MALFORMAT ||
-		    code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_SSL_ISSUER_ERROR;
-
-	return err_set(err, mend ? ERR_CONFIG : ERR_RETRY, "%s",
-		       *text ? text : curl_easy_strerror(code));
-}
-
-/* Connects once, so that a host that is away or not to be trusted is known before an event is. */
-static int probe(struct sink *s, struct err *err)
-{
-	char text[CURL_ERROR_SIZE] = "";
-	CURL *easy = curl_easy_init();
-	CURLcode code;
-
-	if (!easy)
-		mem_die();
-	set_up(s, easy, text);
-	curl_easy_setopt(easy, CURLOPT_CONNECT_ONLY, 1L);
-	code = curl_easy_perform(easy);
-	curl_easy_cleanup(easy);
-	return code ? network(code, text, err) : 0;
-}
-
 static int webhook_open(struct sink *s, struct err *err)
 {
 	struct webhook *w = s->state;
 
-	pthread_once(&once, init_curl);
+	webhook_request_init();
 	w->array = (uint32_t)sink_int(s, "batch");
-	put_target(&w->target, s->driver, &s->url);
-	url_escape_header(&w->origin, str_c(s->origin));
-	strbuf_cstr(&w->origin);
-	w->content_type = content_type(s, w->array > 1);
+	webhook_request_prepare(s);
 	if (w->array > 1 && strcmp(s->format->name, "pretty") == 0)
 		return err_set(err, ERR_CONFIG, "format pretty is no JSON; batch wants another one");
-	if (signer_start(&w->signer, sink_text(s, "secret"), err) || probe(s, err))
+	if (signer_start(&w->signer, sink_text(s, "secret"), err) || webhook_request_probe(s, err))
 		return -1;
 	w->multi = curl_multi_init();
 	w->nlanes = (uint32_t)sink_int(s, "concurrency");
 	w->lanes = mem_array(w->nlanes, sizeof(*w->lanes));
 	curl_multi_setopt(w->multi, CURLMOPT_MAXCONNECTS, (long)w->nlanes);
 	for (uint32_t i = 0; i < w->nlanes; i++)
-		start_lane(s, &w->lanes[i]);
+		webhook_request_open(s, &w->lanes[i]);
 	return 0;
 }
 
 /* ---- one request ---- */
-
-static void add_header(struct lane *lane, const char *name, const char *value)
-{
-	struct strbuf line = { 0 };
-	struct curl_slist *list;
-
-	strbuf_printf(&line, "%s: %s", name, value);
-	list = curl_slist_append(lane->headers, strbuf_cstr(&line));
-	if (!list)
-		mem_die();
-	lane->headers = list;
-	strbuf_release(&line);
-}
-
-static void set_headers(struct sink *s, struct lane *lane, const struct item *first, struct str body)
-{
-	struct webhook *w = s->state;
-	struct str rest = batch_headers(first->b, first->i);
-	const char *name, *value;
-	char id[POSITION_LEN + 1] = "", time[32];
-	struct strbuf signature = { 0 };
-
-	position_print(first->b->messages[first->i].position, id);
-	snprintf(time, sizeof(time), "%lld", (long long)(clock_wall_us() / 1000000));
-	curl_slist_free_all(lane->headers);
-	lane->headers =
-		curl_slist_append(NULL, rest.n ? "Content-Type: application/json" : w->content_type);
-	while (batch_next_header(&rest, &name, &value))
-		add_header(lane, name, value);
-	add_header(lane, "webhook-id", id);
-	add_header(lane, "webhook-timestamp", time);
-	if (w->signer.mac) {
-		signer_print(&w->signer, id, time, body, &signature);
-		add_header(lane, "webhook-signature", strbuf_cstr(&signature));
-		strbuf_release(&signature);
-	}
-	add_header(lane, "pgherald-origin", w->origin.p);
-	add_header(lane, "Expect", "");
-	for (size_t i = 0; i < s->url.nparams; i++)
-		if (strncmp(s->url.params[i].name, "header.", 7) == 0)
-			add_header(lane, s->url.params[i].name + 7, s->url.params[i].value);
-	curl_easy_setopt(lane->easy, CURLOPT_HTTPHEADER, lane->headers);
-}
 
 /* The body: the one message, or an array of as many as wait, up to lane->most. */
 static struct str take_body(const struct webhook *w, struct lane *lane)
@@ -312,7 +110,7 @@ static void post(struct sink *s, struct lane *lane)
 
 	lane->answer_n = 0;
 	lane->error[0] = '\0';
-	set_headers(s, lane, first, body);
+	webhook_request_headers(s, lane, first, body);
 	curl_easy_setopt(lane->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body.n);
 	curl_easy_setopt(lane->easy, CURLOPT_POSTFIELDS, body.p);
 	curl_multi_add_handle(w->multi, lane->easy);
@@ -379,7 +177,7 @@ static int answered(struct sink *s, struct lane *lane, CURLcode result, struct e
 
 	curl_easy_getinfo(lane->easy, CURLINFO_RESPONSE_CODE, &code);
 	if (result && !(result == CURLE_WRITE_ERROR && code))
-		return network(result, lane->error, err);
+		return webhook_request_failed(result, lane->error, err);
 	if (code / 100 == 2)
 		taken(s, lane);
 	else if (code == 401 || code == 407)
@@ -593,6 +391,7 @@ const struct sink_driver sink_webhook = {
 	.help = "https://HOST/PATH  posts events; taken when the answer is 2xx",
 	.params = params,
 	.keys = true,
+	.key_order = true,
 	.state_size = sizeof(struct webhook),
 	.check = webhook_check,
 	.open = webhook_open,

@@ -42,6 +42,12 @@ class Daemon:
         wait_until(self._ready, f"{self.argv[0]} to start")
         return self
 
+    def __enter__(self):
+        return self if self.process else self.start()
+
+    def __exit__(self, *exc):
+        self.remove()
+
     def _ready(self):
         assert self.process.poll() is None, f"{self.argv[0]} did not start:\n{self.log()[-4000:]}"
         return self.answers()

@@ -1,6 +1,9 @@
 """What holds for every destination: one story, told of each."""
 import contextlib
 import json
+import sqlite3
+import tempfile
+import urllib.parse
 
 import pytest
 
@@ -8,6 +11,7 @@ import delivery
 import herald as program
 import kafka_server
 import postgres
+import store
 from amqp_server import Rabbit
 from mqtt_server import Mosquitto
 from nats_server import NatsServer
@@ -18,33 +22,30 @@ from webhook_server import Receiver
 BODY = "x" * 500
 
 
+# Each is url, freeze(), and events(), which is told how to know the last one where it has to wait.
+
+
 @contextlib.contextmanager
 def nats(new_proxy):
-    with contextlib.ExitStack() as stack:
-        server = NatsServer().start()
-        stack.callback(server.remove)
+    with NatsServer() as server:
         proxy = new_proxy(server.port)
-        yield server.url("?stream=S", port=proxy.port), still(proxy), lambda: server.events("S")
+        yield server.url("?stream=S", port=proxy.port), still(proxy), lambda _: server.events("S")
 
 
 @contextlib.contextmanager
 def redis(new_proxy):
-    with contextlib.ExitStack() as stack:
-        server = RedisServer().start()
-        stack.callback(server.remove)
+    with RedisServer() as server:
         proxy = new_proxy(server.port)
-        yield server.url("rows", port=proxy.port), still(proxy), lambda: server.events("rows")
+        yield server.url("rows", port=proxy.port), still(proxy), lambda _: server.events("rows")
 
 
 @contextlib.contextmanager
 def mqtt(new_proxy):
-    with contextlib.ExitStack() as stack:
-        server = Mosquitto()
-        stack.callback(server.remove)
+    with Mosquitto() as server:
         reader, proxy = server.subscribe(), new_proxy(server.port)
 
-        def events():
-            reader.wait_for(lambda: json.loads(reader.messages[-1].body)["new"]["n"] == LAST)
+        def events(is_last):
+            reader.wait_for(lambda: is_last(json.loads(reader.messages[-1].body)))
             return [json.loads(m.body) for m in reader.messages]
         yield server.url("all", port=proxy.port), still(proxy), events
 
@@ -54,20 +55,20 @@ def amqp(new_proxy):
     with Rabbit() as server:
         queue, proxy = server.bind("x"), new_proxy(server.port)
         yield (server.url(exchange="x", port=proxy.port), still(proxy),
-               lambda: [json.loads(m.body) for m in server.take(queue)])
+               lambda _: [json.loads(m.body) for m in server.take(queue)])
 
 
 @contextlib.contextmanager
 def kafka(new_proxy):
     with contextlib.closing(kafka_server.Kfake()) as server:
-        yield server.url("all"), server.freeze, lambda: server.bodies("all")
+        yield server.url("all"), server.freeze, lambda _: server.bodies("all")
 
 
 @contextlib.contextmanager
 def webhook(new_proxy):
     server = Receiver()
     proxy = new_proxy(server.port)
-    yield f"http://127.0.0.1:{proxy.port}/?batch=100", still(proxy), lambda: server.events
+    yield f"http://127.0.0.1:{proxy.port}/?batch=100", still(proxy), lambda _: server.events
     server.stop()
 
 
@@ -76,7 +77,7 @@ def table(new_proxy):
     with postgres.Postgres(tcp=True) as server:
         proxy = new_proxy(server.port)
         yield (f"postgres://postgres@127.0.0.1:{proxy.port}/postgres?table=events", still(proxy),
-               lambda: [row[0] for row in server.sql("select event from events order by n")])
+               lambda _: [row[0] for row in server.sql("select event from events order by n")])
 
 
 def still(proxy):
@@ -86,10 +87,40 @@ def still(proxy):
     return freeze
 
 
+NETWORK = (nats, amqp, kafka, redis, mqtt, webhook, table)
+
+
+# And those of this machine, which nothing freezes.
+
+
+@contextlib.contextmanager
+def sqlite(_):
+    with tempfile.TemporaryDirectory() as folder:
+        def events(_):
+            with contextlib.closing(sqlite3.connect(f"{folder}/x")) as db:
+                return [json.loads(row[0]) for row in db.execute("select event from events order by n")]
+        yield f"sqlite:{folder}/x?table=events", None, events
+
+
+def lines(url):
+    @contextlib.contextmanager
+    def destination(_):
+        with tempfile.TemporaryDirectory() as folder:
+            def events(_):
+                with open(f"{folder}/x") as f:
+                    return [json.loads(line) for line in f]
+            yield url.format(f"{folder}/x"), None, events
+    destination.__name__ = url.partition(":")[0]
+    return destination
+
+
+LOCAL = (sqlite, lines("file:{}"), lines("exec:cat >> {}?ack=exit"))
+
+
 LAST = 5000
 
 
-@pytest.mark.parametrize("destination", (nats, amqp, kafka, redis, mqtt, webhook, table), ids=lambda d: d.__name__)
+@pytest.mark.parametrize("destination", NETWORK, ids=lambda d: d.__name__)
 def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_no_connection(
         new_server, herald, new_proxy, destination):
     # Given a server that gives up on silent receivers after 2 s, and a destination that stands still
@@ -116,8 +147,30 @@ def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_
         # and all arrives when it goes on; what comes again has its id
         freeze(False)
         stream.wait_confirmed(db)
-        delivery.check(events(), {"a": range(1, LAST + 1)}, repeats=True)
+        delivery.check(events(lambda e: e["new"]["n"] == LAST), {"a": range(1, LAST + 1)}, repeats=True)
         stream.stop()
+
+
+@pytest.mark.parametrize("destination", NETWORK + LOCAL, ids=lambda d: d.__name__)
+def test_case_19_a_changed_key_beside_a_long_value(db, herald, new_proxy, destination):
+    # Given a table whose long values are stored out of line
+    db.sql("create table t (id int primary key, v text); alter table t alter v set storage external")
+    with destination(new_proxy) as (url, _, events):
+        stream = herald(db, "--to", url)
+
+        # when the key of a row changes and its long value does not
+        db.sql("insert into t select 1, repeat('x', 9000)")
+        db.sql("update t set id = 2")
+        db.sql("delete from t")
+        stream.wait_confirmed(db)
+        stream.stop()
+        inserted, updated, deleted = events(lambda e: e["action"] == "delete")
+
+        # then the event has both keys, and says of the value that it is as before
+        assert inserted["key"] == {"id": 1} and inserted["new"] == {"id": 1, "v": "x" * 9000}
+        assert updated["key"] == {"id": 2} and updated["old"] == {"id": 1}
+        assert updated["new"] == {"id": 2} and updated["unchanged"] == ["v"]
+        assert deleted["key"] == {"id": 2} and "new" not in deleted
 
 
 # CloudEvents with their attributes in headers
@@ -125,13 +178,11 @@ def test_case_2_and_12_a_destination_that_stands_still_holds_the_slot_and_costs_
 
 @contextlib.contextmanager
 def nats_headers():
-    server = NatsServer().start()
-
-    def read():
-        _, headers, body = server.messages("S")[0]
-        return dict(line.split(": ", 1) for line in headers.split("\r\n")[1:] if line), body
-    yield server.url("?stream=S"), "ce-", True, ("ce-datacontenttype", "application/json"), read
-    server.remove()
+    with NatsServer() as server:
+        def read():
+            _, headers, body = server.messages("S")[0]
+            return dict(line.split(": ", 1) for line in headers.split("\r\n")[1:] if line), body
+        yield server.url("?stream=S"), "ce-", True, ("ce-datacontenttype", "application/json"), read
 
 
 @contextlib.contextmanager
@@ -156,15 +207,14 @@ def kafka_headers():
 
 @contextlib.contextmanager
 def mqtt_headers():
-    server = Mosquitto()
-    reader = server.subscribe()
+    with Mosquitto() as server:
+        reader = server.subscribe()
 
-    def read():
-        message, = reader.wait(1)
-        properties = message.properties
-        return {**properties["user-properties"], "t": properties["content-type"]}, message.body
-    yield server.url("all"), "", False, ("t", "application/json"), read
-    server.remove()
+        def read():
+            message, = reader.wait(1)
+            properties = message.properties
+            return {**properties["user-properties"], "t": properties["content-type"]}, message.body
+        yield server.url("all"), "", False, ("t", "application/json"), read
 
 
 @contextlib.contextmanager
@@ -178,8 +228,11 @@ def webhook_headers():
     server.stop()
 
 
-@pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
-                                         webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+with_headers = pytest.mark.parametrize("destination", (nats_headers, amqp_headers, kafka_headers, mqtt_headers,
+                                                       webhook_headers), ids=lambda d: d.__name__.partition("_")[0])
+
+
+@with_headers
 def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald, destination):
     # Given a table whose name is not ASCII, and one row
     db.sql('create table "tä" (id int primary key)')
@@ -200,6 +253,30 @@ def test_cloudevents_in_binary_mode_have_their_attributes_in_headers(db, herald,
         assert headers[f"{prefix}specversion"] == "1.0"
         assert headers[content_type[0]] == content_type[1]
         stream.stop()
+
+
+@with_headers
+@pytest.mark.skipif(postgres.server_major() < 13, reason="the event store needs PostgreSQL 13")
+def test_domain_events_in_binary_mode_have_all_their_attributes(db, herald, destination):
+    # Given an event store
+    store.init(db)
+    event = {"type": "Placed", "id": "6b1b36cb-cba5-4e9f-a8a1-3fd2e38a4e0a", "topic": "money", "data": {"total": 5},
+             "metadata": {"by": "me"}}
+    with destination() as (url, prefix, _, _, read):
+        stream = herald(db, "--to", url, "--format", "cloudevents", "--cloudevents-mode", "binary")
+
+        # when an event is appended that has everything an event can have
+        db.sql("select herald.append('order', '42', %s)", (json.dumps(event),))
+        stream.wait_confirmed(db)
+        headers, body = read()
+        stream.stop()
+
+    # then its id is its own, and the place in the log stands beside it
+    names = ("type", "subject", "category", "topic", "id", "specversion")
+    assert json.loads(body) == event["data"]
+    assert [headers[prefix + name] for name in names] == ["Placed", "42", "order", "money", event["id"], "1.0"]
+    assert len(headers[f"{prefix}position"]) == 25 and headers[f"{prefix}version"]
+    assert json.loads(urllib.parse.unquote(headers[f"{prefix}metadata"])) == event["metadata"]
 
 
 @pytest.mark.parametrize(("url", "words"), (

@@ -1,4 +1,5 @@
 """Output to Redis streams, with real servers."""
+import contextlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import pytest
 import delivery
 import tls
 from postgres import free_port, wait_until
+from proxy import Proxy
 from redis_server import RedisServer
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "4"))
@@ -150,6 +152,42 @@ def test_case_64_a_connection_cut_in_the_middle_of_a_batch(db, herald, redis, ne
     stream.wait_confirmed(db)
     delivery.check(redis.events("rows"), {"a": range(1, 3001)})
     assert not proxy.cuts
+
+
+EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+
+
+class Meddler(Proxy):
+    """Once it is armed, it lets the next EXEC get lost with its connection, or makes a DISCARD of it."""
+
+    armed = None
+
+    def until_cut(self, data):
+        before, found, after = data.partition(EXEC)
+        if not found or not self.armed:
+            return data, False
+        how, self.armed = self.armed, None
+        return (before, True) if how == "cut" else (before + b"*1\r\n$7\r\nDISCARD\r\n" + after, False)
+
+
+@pytest.mark.parametrize("how", ("cut", "discarded"))
+def test_case_64_a_transaction_that_redis_did_not_make_is_neither_taken_nor_overtaken(db, herald, redis, how):
+    # Given an output that has a stream of its own
+    delivery.make_tables(db)
+    with contextlib.closing(Meddler(redis.port)) as proxy:
+        stream = herald(db, "--to", redis.url("rows", port=proxy.port))
+        delivery.insert(db, 1, 3)
+        stream.wait_confirmed(db)
+
+        # when of many transactions to Redis the first one is not made
+        proxy.armed = how
+        db.sql("insert into a select n, repeat('x', 5000) from generate_series(4, 500) n")
+        stream.wait_confirmed(db)
+
+        # then all is there once, in order
+        assert proxy.armed is None
+        delivery.check(redis.events("rows"), {"a": range(1, 501)})
+        stream.stop()
 
 
 def test_case_69_full_memory_is_waited_for_and_keeps_the_order(db, herald, redis):

@@ -251,6 +251,24 @@ def test_case_70_lanes_keep_each_key_in_order(db, receiver, herald):
         assert [e["new"]["n"] for e in found if e.get("new", {}).get("key") == key] == list(range(1, 32))
 
 
+def test_case_19_a_row_whose_key_changes_stays_in_order_over_the_lanes(db, receiver, herald):
+    # Given a receiver that is slow at random, and four lanes
+    db.sql("create table c (key int primary key, n int); alter table c replica identity full")
+    luck = random.Random(5)
+    hook = receiver(answer=lambda request: time.sleep(luck.random() * 0.01))
+    stream = herald(db, "--to", hook.url(concurrency=4))
+
+    # when rows are made, get another key, and go
+    db.sql("do $$ begin for i in 1..100 loop insert into c values (i, i); update c set key = i + 1000; "
+           "delete from c; commit; end loop; end $$")
+    stream.wait_confirmed(db)
+
+    # then what happened to each is posted in that order
+    for n in range(1, 101):
+        assert [e["action"] for e in hook.events if (e.get("new") or e["old"])["n"] == n] == [
+            "insert", "update", "delete"], n
+
+
 def test_case_3_lanes_killed_at_random_lose_nothing(db, receiver, herald):
     delivery.make_tables(db)
     luck = random.Random(17)
