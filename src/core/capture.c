@@ -391,7 +391,7 @@ static int check_addresses(struct capture *c, struct err *err)
 }
 
 /* Goes as far towards a stream as it can now: a session, the outputs, and when these are open, the
- * slot. Nothing waits for the outputs but their wake-up. */
+ * slot. Nothing waits here for the network or the outputs: they wake us up. */
 static int connect_session(struct capture *c, struct err *err)
 {
 	struct session_past past = { .settings = c->settings,
@@ -403,10 +403,14 @@ static int connect_session(struct capture *c, struct err *err)
 				     .binary = c->binary,
 				     .confirmed = c->checkpoint.confirmed,
 				     .delivered = c->delivered,
-				     .stop = &c->stop };
+				     .stop = &c->stop,
+				     .wake = c->loop.progress };
+	int open = c->session.sql ? 1 : session_open(&c->session, &past, err);
 
-	if (!c->session.sql && session_open(&c->session, &past, err))
+	if (open < 0)
 		return lost_session(c, err);
+	if (!open)
+		return 0;
 	if (!c->outputs_started && start_outputs(c, err))
 		return -1;
 	if (!c->outputs.opened)

@@ -346,14 +346,19 @@ static int learn(struct session *s, const struct session_past *past, struct err 
 
 int session_open(struct session *s, const struct session_past *past, struct err *err)
 {
-	const char *conninfo = past->settings->connection;
+	int there;
 
-	*s = (struct session){ 0 };
-	s->sql = conn_open(conninfo, CONN_SQL, err);
-	if (s->sql)
-		s->repl = conn_open(conninfo, CONN_REPLICATION, err);
-	if (s->repl && learn(s, past, err) == 0)
+	if (!s->dial)
+		s->dial = dial_start(past->settings->connection, past->wake, err);
+	there = s->dial ? dial_take(&s->dial, &s->sql, &s->repl, err) : -1;
+	if (there == 0)
 		return 0;
+	if (there > 0) {
+		conn_stop_by(s->sql, past->stop);
+		conn_stop_by(s->repl, past->stop);
+		if (learn(s, past, err) == 0)
+			return 1;
+	}
 	session_close(s);
 	return -1;
 }
@@ -365,7 +370,8 @@ int session_start(struct session *s, const struct session_past *past, struct err
 				      .publications = &settings->publication,
 				      .npublications = 1,
 				      .messages = true,
-				      .binary = past->binary };
+				      .binary = past->binary,
+				      .stop = past->stop };
 	PGconn *repl = s->repl;
 
 	if ((!past->connected && identify_outputs(repl, past, err)) ||
@@ -429,6 +435,7 @@ int session_check_publication(struct session *s, const struct settings *settings
 
 void session_close(struct session *s)
 {
+	dial_leave(s->dial);
 	stream_close(s->stream);
 	PQfinish(s->repl);
 	PQfinish(s->sql);

@@ -365,7 +365,7 @@ static void start_command(struct strbuf *q, PGconn *conn, const struct stream_st
 }
 
 /* Waits until the copy has begun or the server has refused. */
-static int await_copy(struct stream *s, struct err *err)
+static int await_copy(struct stream *s, const _Atomic int *stop, struct err *err)
 {
 	int64_t end = clock_ms() + 60000;
 
@@ -376,8 +376,10 @@ static int await_copy(struct stream *s, struct err *err)
 
 		if (stream_flush(s, err))
 			return -1;
-		if (poll(&pfd, 1, 1000) < 0 && errno != EINTR)
+		if (poll(&pfd, 1, 100) < 0 && errno != EINTR)
 			return broken(s, "waiting for", err);
+		if (*stop)
+			return err_set(err, ERR_RETRY, "interrupted before the stream began");
 		if (stream_fill(s, err) < 0)
 			return -1;
 		while (!s->copying && next_frame(s, &type, &body, err)) {
@@ -408,7 +410,7 @@ struct stream *stream_open(PGconn *conn, const struct stream_start *start, struc
 	strbuf_str(&s->out, strbuf_view(&q));
 	strbuf_ch(&s->out, '\0');
 	strbuf_release(&q);
-	if (await_copy(s, err)) {
+	if (await_copy(s, start->stop, err)) {
 		stream_close(s);
 		return NULL;
 	}

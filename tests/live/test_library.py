@@ -1,5 +1,6 @@
 """libpgherald: programs in C that use the installed header and library."""
 import os
+import socket
 import subprocess
 
 import pytest
@@ -79,16 +80,19 @@ int main(int argc, char **argv)
 """
 
 
+def build(folder, name, source):
+    """A program linked with the library of the build under test."""
+    (folder / f"{name}.c").write_text(source)
+    sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", *sanitize,
+                    f"-I{ROOT}/include", str(folder / f"{name}.c"), "-o", str(folder / name),
+                    f"-L{BUILD}", "-lpgherald", f"-Wl,-rpath,{BUILD}"], check=True)
+    return str(folder / name)
+
+
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory):
-    """The program above, linked with the library of the build under test."""
-    folder = tmp_path_factory.mktemp("lib")
-    (folder / "reader.c").write_text(SOURCE)
-    sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
-    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", *sanitize, f"-I{ROOT}/include",
-                    str(folder / "reader.c"), "-o", str(folder / "reader"), f"-L{BUILD}", "-lpgherald",
-                    f"-Wl,-rpath,{BUILD}"], check=True)
-    return str(folder / "reader")
+    return build(tmp_path_factory.mktemp("lib"), "reader", SOURCE)
 
 
 def start(reader, db, *args):
@@ -190,6 +194,55 @@ def test_the_forward_example_forwards_and_counts(db, tmp_path):
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "3 events forwarded\n")
+
+
+STEPPER = r"""
+#include <pgherald.h>
+#include <stdio.h>
+
+static enum herald_answer on_any(void *user, const struct herald_event *e)
+{
+	return HERALD_TAKEN;
+}
+
+int main(int argc, char **argv)
+{
+	struct herald_stream *s = herald_stream_new();
+	int failed = herald_stream_set(s, "connection", argv[1]) ||
+		     herald_stream_on(s, HERALD_ALL, "*", on_any, NULL);
+
+	for (int i = 0; i < 5 && !failed; i++)
+		failed = herald_stream_step(s, 0);
+	puts("stepped");
+	fflush(stdout);
+	getchar();
+	if (!failed && argc > 2) {
+		herald_stream_stop(s);
+		failed = herald_stream_run(s);
+	}
+	herald_stream_free(s);
+	return failed;
+}
+"""
+
+
+@pytest.mark.parametrize("end", [["stop"], []])
+def test_steps_do_not_wait_for_a_connection(tmp_path, end):
+    # Given a server that never answers
+    stepper = build(tmp_path, "stepper", STEPPER)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conninfo = f"host=127.0.0.1 port={listener.getsockname()[1]} connect_timeout=600"
+
+        # when steps are done that shall not wait, then they do not
+        process = subprocess.Popen([stepper, conninfo, *end], text=True, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=program.environment())
+        assert process.stdout.readline() == "stepped\n"
+        caller, _ = listener.accept()
+
+        # and neither does the end
+        finish(process)
+        caller.close()
 
 
 def test_only_the_public_names_are_exported():
