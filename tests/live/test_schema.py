@@ -1,8 +1,12 @@
 """What the schema does to events: identities, TOAST, DDL, partitions, publications. Numbers are
 those of the acceptance cases."""
+import hashlib
+import itertools
+
 import pytest
 
 import postgres
+from postgres import wait_until
 
 BIG = "string_agg(md5(i::text), '')"  # 32 bytes for each i, which does not compress
 
@@ -122,6 +126,36 @@ def test_case_25_interleaved_transactions_come_whole_in_commit_order(db, herald)
     two.commit()
     one.commit()
     assert [e["new"]["n"] for e in stream.wait_for(10)] == [100, 101, 102, 103, 104, 0, 1, 2, 3, 4]
+
+
+def test_case_26_every_row_of_a_transaction_that_outgrows_the_servers_memory_is_there(db, herald):
+    # Given a server that must spill a transaction to disk, and could have sent it in pieces
+    if db.server.version < 140000:
+        pytest.skip("the server tells of what it has spilled since PostgreSQL 14")
+    db.sql(f"alter database {db.name} set logical_decoding_work_mem = '64kB'")
+    db.sql("create table t (n int, v text)")
+    stream = herald(db)
+
+    # when two of these are written in turns, with parts that are rolled back
+    sessions = [db.connect(autocommit=False) for _ in range(2)]
+    for part in range(4):
+        for i, session in enumerate(sessions):
+            first = i * 100000 + part * 2000
+            rows = "insert into t select n, md5(n::text) from generate_series"
+            postgres.execute(session, f"{rows}({first}, {first + 1999}) n")
+            postgres.execute(session, f"savepoint s; {rows}(1, 1500) n; rollback to s")
+    for session in sessions:
+        session.commit()
+
+    # then each comes whole, at its commit
+    events = stream.wait_for(16000)
+    numbers = [*range(8000), *range(100000, 108000)]
+    assert [e["new"]["n"] for e in events] == numbers
+    assert all(e["new"]["v"] == hashlib.md5(str(n).encode()).hexdigest()
+               for n, e in zip(numbers, events))
+    assert [len(list(group)) for _, group in itertools.groupby(e["xid"] for e in events)] == [8000, 8000]
+    wait_until(lambda: db.sql("select spill_txns > 1 from pg_stat_replication_slots "
+                              "where slot_name = %s", (db.slot,)) == [(True,)], "the spilling to be told")
 
 
 def test_case_27_prepared_transactions_appear_when_committed(db, herald):
