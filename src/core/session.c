@@ -313,6 +313,18 @@ static int identify_outputs(PGconn *repl, const struct session_past *past, struc
 	return 0;
 }
 
+/* To look around with a slot that others rely on would take their events from them. */
+static int check_slot(const struct session *s, const struct settings *settings,
+		      const struct slot_state *slot, struct err *err)
+{
+	if (settings->temporary && !slot->temporary)
+		return err_set(err, ERR_CONFIG,
+			       "slot \"%s\" is there already and is not temporary: what is shown "
+			       "would be lost to whom it is for; name another one with --slot",
+			       settings->slot);
+	return slot_check(slot, settings->slot, PQdb(s->sql), err);
+}
+
 static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
@@ -322,7 +334,7 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 		return -1;
 	if (!slot.exists)
 		return missing_slot(s, repl, settings, past, err);
-	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
+	if (check_slot(s, settings, &slot, err))
 		return -1;
 	return choose_start(s, settings, past, &slot, err);
 }
@@ -341,7 +353,7 @@ static int learn(struct session *s, const struct session_past *past, struct err 
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
 	    slot_read(s->sql, past->settings->slot, &slot, err))
 		return -1;
-	return slot.exists ? slot_check(&slot, past->settings->slot, PQdb(s->sql), err) : 0;
+	return slot.exists ? check_slot(s, past->settings, &slot, err) : 0;
 }
 
 int session_open(struct session *s, const struct session_past *past, struct err *err)
