@@ -53,8 +53,9 @@ struct capture {
 	enum err_kind down_logged; /* what kind of trouble has been told */
 	bool was_busy;             /* another process had the slot since our last session */
 	int64_t session_ms;        /* since when */
-	int64_t publication_ms;
-	int64_t blocked_ms; /* since when there is no room, 0: there is */
+	int64_t publication_ms;    /* when it was last looked at; 0: not yet */
+	struct strbuf lacks;       /* what was said of it */
+	int64_t blocked_ms;        /* since when there is no room, 0: there is */
 
 	const struct settings *next_settings;
 };
@@ -176,7 +177,8 @@ static void connected(struct capture *c)
 	c->down_logged = ERR_NONE;
 	c->was_busy = false;
 	feedback_begin(&c->feedback);
-	c->session_ms = c->publication_ms = clock_ms();
+	c->session_ms = clock_ms();
+	c->publication_ms = 0;
 	watch_socket(c, true);
 }
 
@@ -244,6 +246,7 @@ static int swap_settings(struct capture *c, struct err *err)
 		return -1;
 	if (intake_replan(&c->in, err))
 		return -1;
+	c->publication_ms = 0;
 	log_info("new settings are in force");
 	return 0;
 }
@@ -325,6 +328,23 @@ static int receive(struct capture *c, struct err *err)
 	return 0;
 }
 
+/* Says what the publication lacks when that is news. */
+static int look_at_publication(struct capture *c, struct err *err)
+{
+	struct strbuf lacks = { 0 };
+	int failed = session_check_publication(&c->session, c->settings, &lacks, err);
+
+	if (!failed && lacks.n && !str_eq(strbuf_view(&lacks), strbuf_view(&c->lacks)))
+		log_warn("%.*s", STR_ARG(strbuf_view(&lacks)));
+	if (failed) {
+		strbuf_release(&lacks);
+		return -1;
+	}
+	strbuf_release(&c->lacks);
+	c->lacks = lacks;
+	return 0;
+}
+
 static int tick(struct capture *c, struct err *err)
 {
 	int64_t now = clock_ms();
@@ -332,9 +352,9 @@ static int tick(struct capture *c, struct err *err)
 
 	if (c->loop.watching && feedback_silent(&c->feedback, &seconds))
 		return err_set(err, ERR_RETRY, "the server has been silent for %d s", seconds);
-	if (now - c->publication_ms >= PUBLICATION_CHECK_MS) {
+	if (!c->publication_ms || now - c->publication_ms >= PUBLICATION_CHECK_MS) {
 		c->publication_ms = now;
-		if (session_check_publication(&c->session, c->settings, err))
+		if (look_at_publication(c, err))
 			return -1;
 	}
 	c->feedback.seeking = c->in.until && !c->in.done;
@@ -488,6 +508,7 @@ void capture_close(struct capture *c)
 		c->loop.progress = -1; /* still written to */
 	intake_release(&c->in);
 	arena_release(&c->arena);
+	strbuf_release(&c->lacks);
 	loop_close(&c->loop);
 	free(c);
 }

@@ -2,8 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/strbuf.h"
-#include "flow/filter.h"
+#include "core/publish.h"
 #include "pg/catalog.h"
 #include "pg/conn.h"
 #include "pg/publication.h"
@@ -75,82 +74,6 @@ static int identify(struct session *s, PGconn *repl, const struct session_past *
 	return 0;
 }
 
-struct table_list {
-	struct publication_table *v;
-	size_t n;
-};
-
-static void add_table(struct table_list *l, struct str schema, struct str name)
-{
-	for (size_t i = 0; i < l->n; i++)
-		if (str_eq(l->v[i].schema, schema) && str_eq(l->v[i].name, name))
-			return;
-	l->v = mem_realloc(l->v, (l->n + 1) * sizeof(*l->v));
-	l->v[l->n++] = (struct publication_table){ schema, name };
-}
-
-/* The tables that a filter names. A category of the event store is in two of the store's. */
-static int list_tables(struct session *s, const struct filter *f, struct table_list *l,
-		       struct err *err)
-{
-	for (size_t i = 0; i < f->npatterns; i++) {
-		struct str schema, name;
-		bool is_store;
-
-		filter_list_table(f, i, &schema, &name);
-		if (catalog_is_store(s->sql, schema, &is_store, err))
-			return -1;
-		add_table(l, schema, is_store ? STR("stream") : name);
-		if (is_store)
-			add_table(l, schema, STR("entry"));
-	}
-	return 0;
-}
-
-/* The actions to publish, "insert, update", for those that are wanted. Domain events are inserts
- * into one of the store's tables, for which another may be updated. */
-static void put_actions(struct strbuf *out, uint16_t wanted, int version)
-{
-	if (wanted & ACTION_BIT(ACTION_EVENT))
-		wanted |= ACTION_BIT(ACTION_INSERT) | ACTION_BIT(ACTION_UPDATE);
-	for (enum action a = ACTION_INSERT; a <= ACTION_TRUNCATE; a++)
-		if (wanted & ACTION_BIT(a) && (a != ACTION_TRUNCATE || version >= 110000))
-			strbuf_printf(out, "%s%s", out->n ? ", " : "", action_names[a].p);
-}
-
-/* Creates the publication for just the tables that are wanted, when they are all named by every
- * output, and with the actions that anybody wants; the rest is filtered here. */
-static int create_publication(struct session *s, const struct settings *settings, struct err *err)
-{
-	struct table_list tables = { 0 };
-	struct strbuf actions = { 0 };
-	struct arena arena = { 0 };
-	uint16_t wanted = settings->noutputs ? 0 : ACTIONS_ALL;
-	bool listed = settings->noutputs > 0;
-	int failed = 0;
-
-	for (size_t i = 0; i < settings->noutputs && !failed; i++) {
-		const struct output_settings *o = &settings->outputs[i];
-		struct filter f;
-
-		failed = filter_init(&f, &arena, &o->tables, &o->actions, err);
-		if (failed)
-			break;
-		wanted |= f.actions;
-		listed = listed && filter_is_list(&f);
-		if (listed)
-			failed = list_tables(s, &f, &tables, err);
-	}
-	put_actions(&actions, wanted, PQserverVersion(s->sql));
-	if (!failed)
-		failed = publication_create(s->sql, settings->publication, tables.v,
-					    listed ? tables.n : 0, strbuf_cstr(&actions), err);
-	strbuf_release(&actions);
-	arena_release(&arena);
-	free(tables.v);
-	return failed;
-}
-
 /* The publication comes before the slot: decoding sees the catalog as it was at that point of the
  * WAL, so a slot that is older than its publication would be stuck. */
 static int ensure_publication(struct session *s, const struct settings *settings,
@@ -173,7 +96,7 @@ static int ensure_publication(struct session *s, const struct settings *settings
 			       "publication \"%s\" does not exist and --no-create was given; run: "
 			       "CREATE PUBLICATION \"%s\" FOR ALL TABLES",
 			       settings->publication, settings->publication);
-	if (create_publication(s, settings, err))
+	if (publish_create(s->sql, settings, err))
 		return -1;
 	log_info("created publication %s", settings->publication);
 	return 0;
@@ -438,11 +361,14 @@ int session_tables(struct session *s, const struct settings *settings,
 	return catalog_tables(s->sql, settings->publication, fn, user, err);
 }
 
-int session_check_publication(struct session *s, const struct settings *settings, struct err *err)
+int session_check_publication(struct session *s, const struct settings *settings,
+			      struct strbuf *lacks, struct err *err)
 {
 	struct session_past past = { .connected = true };
 
-	return ensure_publication(s, settings, &past, err);
+	if (ensure_publication(s, settings, &past, err))
+		return -1;
+	return publish_lacks(s->sql, settings, lacks, err);
 }
 
 void session_close(struct session *s)

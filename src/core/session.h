@@ -64,9 +64,9 @@ int session_tables(struct session *s, const struct settings *settings,
 		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,
 		   struct err *err) MUST_CHECK;
 
-/* Checks that the publication is still there. */
+/* Checks that the publication is still there, and appends what it lacks; see publish_lacks. */
 int session_check_publication(struct session *s, const struct settings *settings,
-			      struct err *err) MUST_CHECK;
+			      struct strbuf *lacks, struct err *err) MUST_CHECK;
 
 void session_close(struct session *s);
 

@@ -2,6 +2,7 @@
 those of the acceptance cases."""
 import hashlib
 import itertools
+import re
 
 import pytest
 
@@ -392,3 +393,78 @@ def test_case_54_databases_in_other_encodings(server, herald):
     finally:
         latin.drop()
         raw.drop()
+
+
+def mend(said, db):
+    """Runs what a line of the log says to run."""
+    statement = re.search(r'run: (ALTER .*)"$', said, re.M)[1]
+    db.sql(statement.replace('\\"', '"'))
+
+
+def test_a_publication_that_lacks_a_named_table_says_so(db, herald):
+    # Given a publication that was made for one table
+    db.sql("create table a (n int primary key); create table b (n int primary key)")
+    herald(db, "--tables", "public.a").stop()
+
+    # when another is wanted too, then the log says what to do
+    stream = herald(db, "--tables", "public.a,public.b")
+    stream.wait_log("lacks tables")
+    assert '\\"public\\".\\"b\\"' in stream.err and '\\"a\\"' not in stream.err
+
+    # and that helps
+    mend(stream.err, db)
+    db.sql("insert into b values (1)")
+    assert stream.wait_for(1)[0]["table"] == "b"
+    stream.stop()
+    stream = herald(db, "--tables", "public.*")
+    db.sql("insert into b values (2)")
+    stream.wait_for(1)
+    assert "lacks" not in stream.err
+
+
+def test_case_33_a_table_made_anew_that_is_no_longer_published_is_told(db, herald):
+    # Given a stream of a table that is named
+    db.sql("create table a (n int primary key)")
+    herald(db, "--tables", "public.a").stop()
+
+    # when the table is dropped and made anew, which takes it out of the publication
+    db.sql("drop table a; create table a (n int primary key)")
+
+    # then that is told, also when it is wanted by a pattern
+    for tables in ("public.a", "a", "pub*.*"):
+        stream = herald(db, "--tables", tables)
+        stream.wait_log("ADD TABLE")
+        stream.stop()
+
+
+def test_a_publication_that_lacks_actions_says_so(db, herald):
+    db.sql("create table a (n int primary key)")
+    herald(db, "--actions", "insert").stop()
+    stream = herald(db, "--actions", "insert,delete")
+    stream.wait_log("lacks actions")
+    mend(stream.err, db)
+    db.sql("insert into a values (1); delete from a")
+    assert [e["action"] for e in stream.wait_for(2)] == ["insert", "delete"]
+
+
+def test_of_a_publication_of_others_only_what_is_named_is_expected(db, herald):
+    db.sql("create table a (n int primary key); create table b (n int primary key)")
+    db.sql("create publication pgherald for table a with (publish = 'insert')")
+    stream = herald(db)
+    db.sql("insert into b values (1); insert into a values (1)")
+    assert stream.wait_for(1)[0]["table"] == "a"
+    assert "warn" not in stream.err
+    stream.stop()
+    stream = herald(db, "--tables", "b")
+    stream.wait_log('ADD TABLE \\"public\\".\\"b\\"')
+
+
+def test_a_partitioned_table_whose_partitions_are_published_is_told(db, herald):
+    if db.server.version < 130000:
+        pytest.skip("roots are published since PostgreSQL 13")
+    db.sql(PARTITIONS)
+    stream = herald(db, "--tables", "public.p")
+    stream.wait_log("publish_via_partition_root")
+    mend(stream.err, db)
+    db.sql("insert into p values (1, 'x')")
+    assert stream.wait_for(1)[0]["table"] == "p"
