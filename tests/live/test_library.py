@@ -10,6 +10,7 @@ from postgres import wait_until
 
 ROOT = program.REPO
 BUILD = os.path.dirname(program.PROGRAM)
+OURS = [f"-I{ROOT}/include", f"-L{BUILD}", "-lpgherald", f"-Wl,-rpath,{BUILD}"]
 
 SOURCE = r"""
 #include <pgherald.h>
@@ -80,13 +81,12 @@ int main(int argc, char **argv)
 """
 
 
-def build(folder, name, source):
-    """A program linked with the library of the build under test."""
+def build(folder, name, source, flags=None):
+    """A program linked with the library of the build under test, or as the flags say."""
     (folder / f"{name}.c").write_text(source)
     sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
     subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", *sanitize,
-                    f"-I{ROOT}/include", str(folder / f"{name}.c"), "-o", str(folder / name),
-                    f"-L{BUILD}", "-lpgherald", f"-Wl,-rpath,{BUILD}"], check=True)
+                    str(folder / f"{name}.c"), "-o", str(folder / name), *(flags or OURS)], check=True)
     return str(folder / name)
 
 
@@ -243,6 +243,84 @@ def test_steps_do_not_wait_for_a_connection(tmp_path, end):
         # and neither does the end
         finish(process)
         caller.close()
+
+
+POLLER = r"""
+#include <poll.h>
+#include <pgherald.h>
+
+static int seen;
+
+static enum herald_answer on_insert(void *user, const struct herald_event *e)
+{
+	seen++;
+	return HERALD_TAKEN;
+}
+
+int main(int argc, char **argv)
+{
+	struct herald_stream *s = herald_stream_new();
+	struct pollfd pfd = { .events = POLLIN };
+	int done = herald_stream_set(s, "connection", argv[1]) || herald_stream_set(s, "slot", argv[2]) ||
+		   herald_stream_on(s, HERALD_INSERT, "*", on_insert, NULL) ? -1 : 0;
+
+	pfd.fd = herald_stream_fd(s);
+	while (done == 0 && poll(&pfd, 1, -1) > 0) {
+		done = herald_stream_step(s, 0);
+		if (seen == 3)
+			herald_stream_stop(s);
+	}
+	herald_stream_free(s);
+	return done != 1 || seen != 3;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of what is installed, and what pkg-config says of it there."""
+    root = tmp_path_factory.mktemp("root")
+    subprocess.run(["meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", str(root)], check=True,
+                   capture_output=True)
+    described, = root.glob("**/pgherald.pc")
+    prefix, = [line.split("=")[1] for line in described.read_text().splitlines() if line.startswith("prefix=")]
+
+    def flags(*options):
+        asked = ["pkg-config", f"--define-variable=prefix={root}{prefix}", *options]
+        return subprocess.run(asked, check=True, text=True, capture_output=True).stdout.split()
+    return root, described, flags
+
+
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_a_program_of_an_installation_waits_for_the_streams_descriptor(db, installed, tmp_path, kind):
+    # Given a program with an event loop of its own, built as pkg-config says
+    root, described, ask = installed
+    library, = root.glob("**/libpgherald.so")
+    flags = [*ask("--cflags", "--libs", str(described)), f"-Wl,-rpath,{library.parent}"]
+    if kind == "static":
+        flags = [str(library.with_suffix(".a")) if flag == "-lpgherald" else flag for flag in flags]
+        needs = [name.strip(",") for name in ask("--print-requires-private", str(described))]
+        flags += [*ask("--libs", *needs), "-pthread", "-lm"]
+    poller = build(tmp_path, "poller", POLLER, flags)
+    needed = subprocess.run(["readelf", "-d", poller], check=True, text=True, capture_output=True).stdout
+    assert ("[libpgherald.so.0]" in needed) == (kind == "shared")
+
+    # then it gets its events
+    make(db)
+    process = start(poller, db)
+    ready(db)
+    for n in (1, 2, 3):
+        insert(db, n)
+    finish(process)
+
+
+def test_the_program_and_its_manual_are_installed(installed):
+    root, _, _ = installed
+    done = {path.name: path for path in root.rglob("*") if path.is_file()}
+    shown = subprocess.run([str(done["pgherald"]), "--version"], text=True, capture_output=True,
+                           env=program.environment())
+    assert shown.returncode == 0 and "pgherald" in shown.stdout
+    assert {"pgherald.1", "pgherald-stream.1", "pgherald.yaml.5", "pgherald.h"} <= done.keys()
 
 
 def test_only_the_public_names_are_exported():

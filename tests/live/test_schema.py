@@ -108,6 +108,11 @@ def test_case_24_rolled_back_savepoints_leave_nothing(db, herald):
     assert [e["new"]["n"] for e in stream.wait_for(6)] == [1, 2, 3, 4, 5, 6]
     assert stream.count == 6
 
+    # and of 100 of them, one in another, only those that are kept
+    parts = [f"savepoint s{n}; insert into t values ({n})" for n in range(100, 200)]
+    db.transaction(*parts, "rollback to s150", "insert into t values (200)", "release s120")
+    assert [e["new"]["n"] for e in stream.wait_for(57)][6:] == [*range(100, 150), 200]
+
 
 def test_case_25_a_rolled_back_transaction_is_never_seen(db, herald):
     db.sql("create table t (n int)")
