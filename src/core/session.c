@@ -2,8 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/strbuf.h"
-#include "flow/filter.h"
+#include "core/publish.h"
 #include "pg/catalog.h"
 #include "pg/conn.h"
 #include "pg/publication.h"
@@ -75,82 +74,6 @@ static int identify(struct session *s, PGconn *repl, const struct session_past *
 	return 0;
 }
 
-struct table_list {
-	struct publication_table *v;
-	size_t n;
-};
-
-static void add_table(struct table_list *l, struct str schema, struct str name)
-{
-	for (size_t i = 0; i < l->n; i++)
-		if (str_eq(l->v[i].schema, schema) && str_eq(l->v[i].name, name))
-			return;
-	l->v = mem_realloc(l->v, (l->n + 1) * sizeof(*l->v));
-	l->v[l->n++] = (struct publication_table){ schema, name };
-}
-
-/* The tables that a filter names. A category of the event store is in two of the store's. */
-static int list_tables(struct session *s, const struct filter *f, struct table_list *l,
-		       struct err *err)
-{
-	for (size_t i = 0; i < f->npatterns; i++) {
-		struct str schema, name;
-		bool is_store;
-
-		filter_list_table(f, i, &schema, &name);
-		if (catalog_is_store(s->sql, schema, &is_store, err))
-			return -1;
-		add_table(l, schema, is_store ? STR("stream") : name);
-		if (is_store)
-			add_table(l, schema, STR("entry"));
-	}
-	return 0;
-}
-
-/* The actions to publish, "insert, update", for those that are wanted. Domain events are inserts
- * into one of the store's tables, for which another may be updated. */
-static void put_actions(struct strbuf *out, uint16_t wanted, int version)
-{
-	if (wanted & ACTION_BIT(ACTION_EVENT))
-		wanted |= ACTION_BIT(ACTION_INSERT) | ACTION_BIT(ACTION_UPDATE);
-	for (enum action a = ACTION_INSERT; a <= ACTION_TRUNCATE; a++)
-		if (wanted & ACTION_BIT(a) && (a != ACTION_TRUNCATE || version >= 110000))
-			strbuf_printf(out, "%s%s", out->n ? ", " : "", action_names[a].p);
-}
-
-/* Creates the publication for just the tables that are wanted, when they are all named by every
- * output, and with the actions that anybody wants; the rest is filtered here. */
-static int create_publication(struct session *s, const struct settings *settings, struct err *err)
-{
-	struct table_list tables = { 0 };
-	struct strbuf actions = { 0 };
-	struct arena arena = { 0 };
-	uint16_t wanted = settings->noutputs ? 0 : ACTIONS_ALL;
-	bool listed = settings->noutputs > 0;
-	int failed = 0;
-
-	for (size_t i = 0; i < settings->noutputs && !failed; i++) {
-		const struct output_settings *o = &settings->outputs[i];
-		struct filter f;
-
-		failed = filter_init(&f, &arena, &o->tables, &o->actions, err);
-		if (failed)
-			break;
-		wanted |= f.actions;
-		listed = listed && filter_is_list(&f);
-		if (listed)
-			failed = list_tables(s, &f, &tables, err);
-	}
-	put_actions(&actions, wanted, PQserverVersion(s->sql));
-	if (!failed)
-		failed = publication_create(s->sql, settings->publication, tables.v,
-					    listed ? tables.n : 0, strbuf_cstr(&actions), err);
-	strbuf_release(&actions);
-	arena_release(&arena);
-	free(tables.v);
-	return failed;
-}
-
 /* The publication comes before the slot: decoding sees the catalog as it was at that point of the
  * WAL, so a slot that is older than its publication would be stuck. */
 static int ensure_publication(struct session *s, const struct settings *settings,
@@ -173,7 +96,7 @@ static int ensure_publication(struct session *s, const struct settings *settings
 			       "publication \"%s\" does not exist and --no-create was given; run: "
 			       "CREATE PUBLICATION \"%s\" FOR ALL TABLES",
 			       settings->publication, settings->publication);
-	if (create_publication(s, settings, err))
+	if (publish_create(s->sql, settings, err))
 		return -1;
 	log_info("created publication %s", settings->publication);
 	return 0;
@@ -313,6 +236,18 @@ static int identify_outputs(PGconn *repl, const struct session_past *past, struc
 	return 0;
 }
 
+/* To look around with a slot that others rely on would take their events from them. */
+static int check_slot(const struct session *s, const struct settings *settings,
+		      const struct slot_state *slot, struct err *err)
+{
+	if (settings->temporary && !slot->temporary)
+		return err_set(err, ERR_CONFIG,
+			       "slot \"%s\" is there already and is not temporary: what is shown "
+			       "would be lost to whom it is for; name another one with --slot",
+			       settings->slot);
+	return slot_check(slot, settings->slot, PQdb(s->sql), err);
+}
+
 static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
@@ -322,7 +257,7 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 		return -1;
 	if (!slot.exists)
 		return missing_slot(s, repl, settings, past, err);
-	if (slot_check(&slot, settings->slot, PQdb(s->sql), err))
+	if (check_slot(s, settings, &slot, err))
 		return -1;
 	return choose_start(s, settings, past, &slot, err);
 }
@@ -341,19 +276,24 @@ static int learn(struct session *s, const struct session_past *past, struct err 
 	    server_sender_timeout(s->sql, &s->sender_timeout_ms, err) ||
 	    slot_read(s->sql, past->settings->slot, &slot, err))
 		return -1;
-	return slot.exists ? slot_check(&slot, past->settings->slot, PQdb(s->sql), err) : 0;
+	return slot.exists ? check_slot(s, past->settings, &slot, err) : 0;
 }
 
 int session_open(struct session *s, const struct session_past *past, struct err *err)
 {
-	const char *conninfo = past->settings->connection;
+	int there;
 
-	*s = (struct session){ 0 };
-	s->sql = conn_open(conninfo, CONN_SQL, err);
-	if (s->sql)
-		s->repl = conn_open(conninfo, CONN_REPLICATION, err);
-	if (s->repl && learn(s, past, err) == 0)
+	if (!s->dial)
+		s->dial = dial_start(past->settings->connection, past->wake, err);
+	there = s->dial ? dial_take(&s->dial, &s->sql, &s->repl, err) : -1;
+	if (there == 0)
 		return 0;
+	if (there > 0) {
+		conn_stop_by(s->sql, past->stop);
+		conn_stop_by(s->repl, past->stop);
+		if (learn(s, past, err) == 0)
+			return 1;
+	}
 	session_close(s);
 	return -1;
 }
@@ -365,7 +305,8 @@ int session_start(struct session *s, const struct session_past *past, struct err
 				      .publications = &settings->publication,
 				      .npublications = 1,
 				      .messages = true,
-				      .binary = past->binary };
+				      .binary = past->binary,
+				      .stop = past->stop };
 	PGconn *repl = s->repl;
 
 	if ((!past->connected && identify_outputs(repl, past, err)) ||
@@ -420,15 +361,19 @@ int session_tables(struct session *s, const struct settings *settings,
 	return catalog_tables(s->sql, settings->publication, fn, user, err);
 }
 
-int session_check_publication(struct session *s, const struct settings *settings, struct err *err)
+int session_check_publication(struct session *s, const struct settings *settings,
+			      struct strbuf *lacks, struct err *err)
 {
 	struct session_past past = { .connected = true };
 
-	return ensure_publication(s, settings, &past, err);
+	if (ensure_publication(s, settings, &past, err))
+		return -1;
+	return publish_lacks(s->sql, settings, lacks, err);
 }
 
 void session_close(struct session *s)
 {
+	dial_leave(s->dial);
 	stream_close(s->stream);
 	PQfinish(s->repl);
 	PQfinish(s->sql);

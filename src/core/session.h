@@ -6,9 +6,11 @@
 #define PGHERALD_SESSION_H
 
 #include "core/fanout.h"
+#include "pg/dial.h"
 #include "pg/stream.h"
 
 struct session {
+	struct dial *dial; /* while it is being connected */
 	PGconn *sql;
 	PGconn *repl; /* until the stream has it */
 	struct stream *stream;
@@ -32,9 +34,12 @@ struct session_past {
 	uint64_t confirmed; /* what has been taken by all; 0 when nothing is known */
 	uint64_t delivered; /* LSN of the last event that was handed on */
 	const _Atomic int *stop; /* checked in long waits */
+	int wake;                /* an eventfd: session_open has got on */
 };
 
-/* Connects and learns which server it is. BUSY when another process uses the slot. */
+/* Connects and learns which server it is: 1 when that is done, 0 when it goes on, to be called
+ * again after the wake-up. BUSY when another process uses the slot. A session that is all zeroes,
+ * or closed, is one to open. */
 int session_open(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
 /* Checks or creates publication and slot, starts the stream. The outputs have been opened in
@@ -59,9 +64,9 @@ int session_tables(struct session *s, const struct settings *settings,
 		   int (*fn)(void *user, const struct relation *rel, struct err *err), void *user,
 		   struct err *err) MUST_CHECK;
 
-/* Checks that the publication is still there. */
+/* Checks that the publication is still there, and appends what it lacks; see publish_lacks. */
 int session_check_publication(struct session *s, const struct settings *settings,
-			      struct err *err) MUST_CHECK;
+			      struct strbuf *lacks, struct err *err) MUST_CHECK;
 
 void session_close(struct session *s);
 

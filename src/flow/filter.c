@@ -69,6 +69,17 @@ uint16_t filter_table(const struct filter *f, struct str schema, struct str tabl
 	return f->npatterns == 0 || f->patterns[0].negated ? f->actions : 0;
 }
 
+bool filter_names(const struct filter *f, struct str schema, struct str table)
+{
+	for (size_t i = f->npatterns; i > 0; i--) {
+		const struct glob_name *g = &f->patterns[i - 1];
+
+		if (glob_name_match(g, schema, table))
+			return !g->negated && g->name.literal;
+	}
+	return false;
+}
+
 bool filter_is_list(const struct filter *f)
 {
 	for (size_t i = 0; i < f->npatterns; i++) {

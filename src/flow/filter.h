@@ -26,6 +26,9 @@ int filter_init(struct filter *f, struct arena *arena, const struct strings *tab
 /* The actions wanted of this table (0: none). */
 uint16_t filter_table(const struct filter *f, struct str schema, struct str table);
 
+/* Whether the table is wanted, and a pattern says its name without wildcards. */
+bool filter_names(const struct filter *f, struct str schema, struct str table);
+
 /* Whether every pattern names one whole table (no wildcard, no negation), so that a publication
  * can be made for just these. */
 bool filter_is_list(const struct filter *f);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <libpq-events.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,10 @@
 /* A statement without an answer for so long is given up with its connection: the network may have
  * gone without a word. */
 #define ANSWER_MS 30000
+
+/* From the wish to stop on an answer is waited for only so long. */
+#define STOPPING_MS 1000
+#define LOOK_FOR_STOP_MS 100
 
 /* SQLSTATEs, or their first characters, and what they mean for us; the first that fits decides.
  * PostgreSQL documentation, appendix "PostgreSQL Error Codes". */
@@ -217,18 +222,44 @@ PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err)
 	return conn;
 }
 
+/* libpq keeps a pointer with a connection only for those who hear of its events. */
+static int hear_nothing(PGEventId event, void *info, void *user)
+{
+	return 1;
+}
+
+void conn_stop_by(PGconn *conn, const _Atomic int *stop)
+{
+	if (PQregisterEventProc(conn, hear_nothing, "stop", NULL))
+		PQsetInstanceData(conn, hear_nothing, (void *)(uintptr_t)stop);
+}
+
+/* Milliseconds that are left until *end, which comes nearer when it is time to stop; stop may be
+ * NULL. Waits are cut short where they have to look at it. */
+static int time_left(int64_t *end, const _Atomic int *stop)
+{
+	int64_t now = clock_ms();
+
+	if (stop && *stop && *end - now > STOPPING_MS)
+		*end = now + STOPPING_MS;
+	if (stop && *end - now > LOOK_FOR_STOP_MS)
+		return LOOK_FOR_STOP_MS;
+	return (int)(*end - now);
+}
+
 /* Whether the answer to what was sent is there; false when the time is over. */
 static bool await_answer(PGconn *conn)
 {
+	const _Atomic int *stop = PQinstanceData(conn, hear_nothing);
 	int64_t end = clock_ms() + ANSWER_MS;
 
 	while (PQisBusy(conn)) {
 		struct pollfd pfd = { PQsocket(conn), POLLIN, 0 };
-		int64_t left = end - clock_ms();
+		int left = time_left(&end, stop);
 
 		if (left <= 0)
 			return false;
-		if (poll(&pfd, 1, (int)left) > 0 && !PQconsumeInput(conn))
+		if (poll(&pfd, 1, left) > 0 && !PQconsumeInput(conn))
 			return true; /* the result says why */
 	}
 	return true;

@@ -21,9 +21,12 @@ enum conn_kind { CONN_SQL, CONN_REPLICATION };
  * that is away, starting or full. Messages never hold a password. */
 PGconn *conn_open(const char *conninfo, enum conn_kind kind, struct err *err) MUST_CHECK;
 
+/* From now on waits for answers on the connection end a second after *stop was set. */
+void conn_stop_by(PGconn *conn, const _Atomic int *stop);
+
 /* Runs one statement with text parameters (NULL is null); nparams 0 uses the simple protocol, so
  * that replication commands pass. Returns a result that the caller clears. RETRY when there is no
- * answer in 30 s: the connection is of no use then. */
+ * answer in 30 s, or when stopped: the connection is of no use then. */
 PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,
 		     const char *const *params) MUST_CHECK;
 

@@ -9,15 +9,22 @@
 int publication_read(PGconn *sql, const char *name, struct publication_state *p, struct err *err)
 {
 	const char *params[] = { name };
-	PGresult *res = conn_query(sql, err,
-				   "SELECT obj_description(oid, 'pg_publication') LIKE '" MARK "%' "
-				   "FROM pg_publication WHERE pubname = $1",
-				   1, params);
+	char query[300];
+	PGresult *res;
 
+	*p = (struct publication_state){ 0 };
+	snprintf(query, sizeof(query),
+		 "SELECT obj_description(oid, 'pg_publication') LIKE '" MARK "%%', "
+		 "pubinsert, pubupdate, pubdelete, %s FROM pg_publication WHERE pubname = $1",
+		 PQserverVersion(sql) >= 110000 ? "pubtruncate" : "false");
+	res = conn_query(sql, err, query, 1, params);
 	if (!res)
 		return -1;
 	p->exists = PQntuples(res) == 1;
 	p->ours = p->exists && *PQgetvalue(res, 0, 0) == 't';
+	for (int a = ACTION_INSERT; p->exists && a <= ACTION_TRUNCATE; a++)
+		if (*PQgetvalue(res, 0, 1 + a - ACTION_INSERT) == 't')
+			p->actions |= (uint16_t)ACTION_BIT(a);
 	PQclear(res);
 	return 0;
 }
@@ -74,6 +81,32 @@ int publication_create(PGconn *sql, const char *name, const struct publication_t
 	}
 	strbuf_release(&q);
 	return failed;
+}
+
+int publication_lacking(PGconn *sql, const char *name,
+			void (*fn)(void *user, struct str schema, struct str table, bool by_leaves),
+			void *user, struct err *err)
+{
+	const char *params[] = { name };
+	PGresult *res = conn_query(
+		sql, err,
+		"SELECT n.nspname, c.relname, c.relkind = 'p' AND (p.puballtables OR EXISTS "
+		"(SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid)) "
+		"FROM pg_publication p, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+		"WHERE p.pubname = $1 AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' "
+		"AND (c.relkind = 'p' OR NOT p.puballtables) AND c.oid >= 16384 "
+		"AND n.nspname <> 'information_schema' AND NOT EXISTS "
+		"(SELECT FROM pg_publication_tables t WHERE t.pubname = p.pubname "
+		"AND t.schemaname = n.nspname AND t.tablename = c.relname) ORDER BY 1, 2",
+		1, params);
+
+	if (!res)
+		return -1;
+	for (int i = 0; i < PQntuples(res); i++)
+		fn(user, str_c(PQgetvalue(res, i, 0)), str_c(PQgetvalue(res, i, 1)),
+		   *PQgetvalue(res, i, 2) == 't');
+	PQclear(res);
+	return 0;
 }
 
 int publication_drop(PGconn *sql, const char *name, struct err *err)

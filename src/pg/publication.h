@@ -2,11 +2,13 @@
 #ifndef PGHERALD_PUBLICATION_H
 #define PGHERALD_PUBLICATION_H
 
+#include "event/event.h"
 #include "pg/conn.h"
 
 struct publication_state {
 	bool exists;
-	bool ours; /* made by pgherald, as its comment says */
+	bool ours;        /* made by pgherald, as its comment says */
+	uint16_t actions; /* ACTION_BITs that it publishes */
 };
 
 int publication_read(PGconn *sql, const char *name, struct publication_state *p,
@@ -23,6 +25,12 @@ struct publication_table {
  * processes raced) is no failure. CONFIG names a missing table or right, and the SQL to run. */
 int publication_create(PGconn *sql, const char *name, const struct publication_table *tables,
 		       size_t ntables, const char *actions, struct err *err) MUST_CHECK;
+
+/* Calls fn for each table that is stored and logged, but has no events under its name: it is not in
+ * the publication, or, with by_leaves, its partitions are under theirs. */
+int publication_lacking(PGconn *sql, const char *name,
+			void (*fn)(void *user, struct str schema, struct str table, bool by_leaves),
+			void *user, struct err *err) MUST_CHECK;
 
 int publication_drop(PGconn *sql, const char *name, struct err *err) MUST_CHECK;
 

@@ -29,6 +29,7 @@ static void read_row(struct slot_state *s, PGresult *res)
 	copy(s->wal_status, sizeof(s->wal_status), res, 7);
 	copy(s->invalidation, sizeof(s->invalidation), res, 8);
 	s->synced = *PQgetvalue(res, 0, 9) == 't';
+	s->temporary = *PQgetvalue(res, 0, 10) == 't';
 }
 
 int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err)
@@ -41,7 +42,7 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	*s = (struct slot_state){ 0 };
 	snprintf(query, sizeof(query),
 		 "SELECT s.plugin, s.database, s.active, s.active_pid, s.restart_lsn, "
-		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s "
+		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s, s.temporary "
 		 "FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
 		 "WHERE s.slot_name = $1",
 		 version >= 130000 ? "s.wal_status" : "''",

@@ -15,6 +15,7 @@ struct slot_state {
 	uint64_t confirmed_lsn;
 	char wal_status[16];   /* reserved, extended, unreserved, lost; "" before PostgreSQL 13 */
 	char invalidation[64]; /* the reason, "" when there is none (17 and later) */
+	bool temporary;
 	bool synced; /* a standby's copy of the primary's slot, of use once it is promoted (17) */
 };
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/cursor.h"
+#include "base/log.h"
 #include "base/strbuf.h"
 #include "event/event.h"
 #include "pg/conn.h"
@@ -189,6 +190,7 @@ ssize_t stream_fill(struct stream *s, struct err *err)
 struct server_notice {
 	struct str severity, sqlstate; /* in no language */
 	struct str message, detail, hint, context;
+	struct str file; /* of the server's source */
 };
 
 static struct server_notice parse_notice(struct str body)
@@ -212,6 +214,8 @@ static struct server_notice parse_notice(struct str body)
 			n.hint = text;
 		else if (field == 'W')
 			n.context = text;
+		else if (field == 'F')
+			n.file = text;
 	}
 	return n;
 }
@@ -240,16 +244,19 @@ static int server_error(const struct stream *s, struct str body, struct err *err
 }
 
 /* PostgreSQL 18 warns that it skipped a publication and goes on without its changes. The state is
- * object_not_in_prerequisite_state; the words depend on the server's language. */
+ * object_not_in_prerequisite_state; the words depend on the server's language. Of the same state
+ * are warnings that it waits for a standby (synchronized_standby_slots), which lose nothing. */
 static int server_notice(struct str body, struct err *err)
 {
 	struct server_notice n = parse_notice(body);
 
-	if (str_eq(n.severity, STR("WARNING")) && str_eq(n.sqlstate, STR("55000")))
+	if (str_eq(n.severity, STR("WARNING")) && str_eq(n.sqlstate, STR("55000")) &&
+	    str_eq(n.file, STR("pgoutput.c")))
 		return err_set(err, ERR_LOST,
 			       "%.*s: its changes would be lost; create the publication, then "
 			       "start anew beyond this point with --from now",
 			       STR_ARG(n.message));
+	log_debug("PostgreSQL: %.*s", STR_ARG(n.message));
 	return 0;
 }
 
@@ -365,7 +372,7 @@ static void start_command(struct strbuf *q, PGconn *conn, const struct stream_st
 }
 
 /* Waits until the copy has begun or the server has refused. */
-static int await_copy(struct stream *s, struct err *err)
+static int await_copy(struct stream *s, const _Atomic int *stop, struct err *err)
 {
 	int64_t end = clock_ms() + 60000;
 
@@ -376,8 +383,10 @@ static int await_copy(struct stream *s, struct err *err)
 
 		if (stream_flush(s, err))
 			return -1;
-		if (poll(&pfd, 1, 1000) < 0 && errno != EINTR)
+		if (poll(&pfd, 1, 100) < 0 && errno != EINTR)
 			return broken(s, "waiting for", err);
+		if (*stop)
+			return err_set(err, ERR_RETRY, "interrupted before the stream began");
 		if (stream_fill(s, err) < 0)
 			return -1;
 		while (!s->copying && next_frame(s, &type, &body, err)) {
@@ -408,7 +417,7 @@ struct stream *stream_open(PGconn *conn, const struct stream_start *start, struc
 	strbuf_str(&s->out, strbuf_view(&q));
 	strbuf_ch(&s->out, '\0');
 	strbuf_release(&q);
-	if (await_copy(s, err)) {
+	if (await_copy(s, start->stop, err)) {
 		stream_close(s);
 		return NULL;
 	}

@@ -24,8 +24,9 @@ struct stream_start {
 	uint64_t lsn; /* 0: where the slot stands */
 	const char *const *publications;
 	size_t npublications;
-	bool messages; /* logical messages (PostgreSQL 14) */
-	bool binary;   /* values in binary form (PostgreSQL 14) */
+	bool messages;           /* logical messages (PostgreSQL 14) */
+	bool binary;             /* values in binary form (PostgreSQL 14) */
+	const _Atomic int *stop; /* ends the wait for the stream's begin */
 };
 
 enum stream_kind { STREAM_NOTHING, STREAM_DATA, STREAM_KEEPALIVE, STREAM_END };

@@ -1,7 +1,9 @@
 """The pgherald program under test, as a process whose events can be waited for."""
 import collections
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -35,6 +37,20 @@ def run(*args, env=None, stdin=None, limit=LIMIT):
                           env=environment(env))
     check_sanitizers(argv, done.stderr)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def in_terminal(*args, env=None):
+    """What the program prints in a terminal."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(PROGRAM, [PROGRAM, *args], environment(env))
+    out = b""
+    with contextlib.suppress(OSError):  # a terminal ends with an error
+        while block := os.read(fd, 65536):
+            out += block
+    os.close(fd)
+    os.waitpid(pid, 0)
+    return out.decode()
 
 
 def read_lines(path):

@@ -44,12 +44,13 @@ class Link:
         while not self.cut and not self.ended:
             try:
                 data = source.recv(65536)
+                if source is self.client:
+                    self.sent += data
                 while (self.stalled or self.proxy.still) and not self.cut:
                     threading.Event().wait(0.02)
                 if not data:
                     self.ended = True
                 elif source is self.client:
-                    self.sent += data
                     data, is_cut = self.proxy.until_cut(data)
                     self._send(target, data)
                     if is_cut:

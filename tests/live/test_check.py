@@ -1,12 +1,10 @@
 """The doctor: each check turned bad on a real server, and mended by the SQL that it gives."""
 import contextlib
 import json
-import os
-import pty
 
 import postgres
 import pytest
-from herald import PROGRAM, environment, run
+from herald import in_terminal, run
 
 LEVELS = ("ok", "info", "warn", "fail")
 
@@ -106,20 +104,6 @@ def test_what_is_found_is_readable(db):
     assert f"{'':20}mend: ALTER TABLE public.shop REPLICA IDENTITY FULL;\n" in done.out
     assert done.out.endswith("\n\nStreaming can start.\n")
     assert "\033" not in done.out
-
-
-def in_terminal(*args, env=None):
-    """What the program prints in a terminal."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(PROGRAM, [PROGRAM, *args], environment(env))
-    out = b""
-    with contextlib.suppress(OSError):  # a terminal ends with an error
-        while block := os.read(fd, 65536):
-            out += block
-    os.close(fd)
-    os.waitpid(pid, 0)
-    return out.decode()
 
 
 def test_colours_are_for_terminals_and_only_where_they_are_wanted(db):

@@ -82,6 +82,24 @@ def test_case_15_a_slot_on_a_standby_is_not_waited_for_where_nobody_wants_to(pai
     assert "promoted" in stream.err
 
 
+def test_case_15_a_standby_that_is_away_is_waited_for(pair, herald):
+    # Given a stream, and a standby that has to have everything first
+    db, standby = pair
+    stream = herald(db)
+    db.sql("insert into a values (1)")
+    stream.wait_for(1)
+
+    # when the standby goes, of which the server warns
+    standby.stop()
+    db.sql("insert into a values (2)")
+    wait_until(lambda: "does not have active_pid" in db.log(), "the warning")
+
+    # then the stream goes on when the standby is back
+    standby.start()
+    assert numbers(stream.wait_for(2), "a") == [1, 2]
+    assert "warn" not in stream.err
+
+
 @pytest.mark.parametrize("remembers", [False, True])
 def test_case_15_a_failover_that_lost_what_was_delivered_is_said(pair, herald, tmp_path, remembers):
     # Given a stream that need not wait for the standby, and a standby that stops replaying

@@ -1,5 +1,6 @@
 """libpgherald: programs in C that use the installed header and library."""
 import os
+import socket
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ from postgres import wait_until
 
 ROOT = program.REPO
 BUILD = os.path.dirname(program.PROGRAM)
+OURS = [f"-I{ROOT}/include", f"-L{BUILD}", "-lpgherald", f"-Wl,-rpath,{BUILD}"]
 
 SOURCE = r"""
 #include <pgherald.h>
@@ -79,16 +81,18 @@ int main(int argc, char **argv)
 """
 
 
+def build(folder, name, source, flags=None):
+    """A program linked with the library of the build under test, or as the flags say."""
+    (folder / f"{name}.c").write_text(source)
+    sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
+    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", *sanitize,
+                    str(folder / f"{name}.c"), "-o", str(folder / name), *(flags or OURS)], check=True)
+    return str(folder / name)
+
+
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory):
-    """The program above, linked with the library of the build under test."""
-    folder = tmp_path_factory.mktemp("lib")
-    (folder / "reader.c").write_text(SOURCE)
-    sanitize = ["-fsanitize=address,undefined"] if "build-test" in BUILD else []
-    subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", *sanitize, f"-I{ROOT}/include",
-                    str(folder / "reader.c"), "-o", str(folder / "reader"), f"-L{BUILD}", "-lpgherald",
-                    f"-Wl,-rpath,{BUILD}"], check=True)
-    return str(folder / "reader")
+    return build(tmp_path_factory.mktemp("lib"), "reader", SOURCE)
 
 
 def start(reader, db, *args):
@@ -190,6 +194,133 @@ def test_the_forward_example_forwards_and_counts(db, tmp_path):
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "3 events forwarded\n")
+
+
+STEPPER = r"""
+#include <pgherald.h>
+#include <stdio.h>
+
+static enum herald_answer on_any(void *user, const struct herald_event *e)
+{
+	return HERALD_TAKEN;
+}
+
+int main(int argc, char **argv)
+{
+	struct herald_stream *s = herald_stream_new();
+	int failed = herald_stream_set(s, "connection", argv[1]) ||
+		     herald_stream_on(s, HERALD_ALL, "*", on_any, NULL);
+
+	for (int i = 0; i < 5 && !failed; i++)
+		failed = herald_stream_step(s, 0);
+	puts("stepped");
+	fflush(stdout);
+	getchar();
+	if (!failed && argc > 2) {
+		herald_stream_stop(s);
+		failed = herald_stream_run(s);
+	}
+	herald_stream_free(s);
+	return failed;
+}
+"""
+
+
+@pytest.mark.parametrize("end", [["stop"], []])
+def test_steps_do_not_wait_for_a_connection(tmp_path, end):
+    # Given a server that never answers
+    stepper = build(tmp_path, "stepper", STEPPER)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conninfo = f"host=127.0.0.1 port={listener.getsockname()[1]} connect_timeout=600"
+
+        # when steps are done that shall not wait, then they do not
+        process = subprocess.Popen([stepper, conninfo, *end], text=True, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=program.environment())
+        assert process.stdout.readline() == "stepped\n"
+        caller, _ = listener.accept()
+
+        # and neither does the end
+        finish(process)
+        caller.close()
+
+
+POLLER = r"""
+#include <poll.h>
+#include <pgherald.h>
+
+static int seen;
+
+static enum herald_answer on_insert(void *user, const struct herald_event *e)
+{
+	seen++;
+	return HERALD_TAKEN;
+}
+
+int main(int argc, char **argv)
+{
+	struct herald_stream *s = herald_stream_new();
+	struct pollfd pfd = { .events = POLLIN };
+	int done = herald_stream_set(s, "connection", argv[1]) || herald_stream_set(s, "slot", argv[2]) ||
+		   herald_stream_on(s, HERALD_INSERT, "*", on_insert, NULL) ? -1 : 0;
+
+	pfd.fd = herald_stream_fd(s);
+	while (done == 0 && poll(&pfd, 1, -1) > 0) {
+		done = herald_stream_step(s, 0);
+		if (seen == 3)
+			herald_stream_stop(s);
+	}
+	herald_stream_free(s);
+	return done != 1 || seen != 3;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of what is installed, and what pkg-config says of it there."""
+    root = tmp_path_factory.mktemp("root")
+    subprocess.run(["meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", str(root)], check=True,
+                   capture_output=True)
+    described, = root.glob("**/pgherald.pc")
+    prefix, = [line.split("=")[1] for line in described.read_text().splitlines() if line.startswith("prefix=")]
+
+    def flags(*options):
+        asked = ["pkg-config", f"--define-variable=prefix={root}{prefix}", *options]
+        return subprocess.run(asked, check=True, text=True, capture_output=True).stdout.split()
+    return root, described, flags
+
+
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_a_program_of_an_installation_waits_for_the_streams_descriptor(db, installed, tmp_path, kind):
+    # Given a program with an event loop of its own, built as pkg-config says
+    root, described, ask = installed
+    library, = root.glob("**/libpgherald.so")
+    flags = [*ask("--cflags", "--libs", str(described)), f"-Wl,-rpath,{library.parent}"]
+    if kind == "static":
+        flags = [str(library.with_suffix(".a")) if flag == "-lpgherald" else flag for flag in flags]
+        needs = [name.strip(",") for name in ask("--print-requires-private", str(described))]
+        flags += [*ask("--libs", *needs), "-pthread", "-lm"]
+    poller = build(tmp_path, "poller", POLLER, flags)
+    needed = subprocess.run(["readelf", "-d", poller], check=True, text=True, capture_output=True).stdout
+    assert ("[libpgherald.so.0]" in needed) == (kind == "shared")
+
+    # then it gets its events
+    make(db)
+    process = start(poller, db)
+    ready(db)
+    for n in (1, 2, 3):
+        insert(db, n)
+    finish(process)
+
+
+def test_the_program_and_its_manual_are_installed(installed):
+    root, _, _ = installed
+    done = {path.name: path for path in root.rglob("*") if path.is_file()}
+    shown = subprocess.run([str(done["pgherald"]), "--version"], text=True, capture_output=True,
+                           env=program.environment())
+    assert shown.returncode == 0 and "pgherald" in shown.stdout
+    assert {"pgherald.1", "pgherald-stream.1", "pgherald.yaml.5", "pgherald.h"} <= done.keys()
 
 
 def test_only_the_public_names_are_exported():

@@ -1,8 +1,12 @@
 """Networks: bytes in any pieces, connections that are cut or fall silent, and what is said first.
 Numbers are those of the acceptance cases."""
+import signal
+import socket
+
 import postgres
 import proxy as proxy_module
 import pytest
+from herald import Herald
 from postgres import wait_until
 from test_restart import Writer, check_whole, make_tables, numbers
 
@@ -161,3 +165,70 @@ def test_case_14_there_is_no_storm_of_connections(far, herald):
     db.sql("insert into a values (1)")
     stream.wait_for(1)
     assert stream.err.count("trying again") == 1
+
+
+@pytest.fixture
+def black_hole():
+    """The conninfo of a server that lets everybody in and says nothing, for as long as one likes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"host=127.0.0.1 port={listener.getsockname()[1]} connect_timeout=600", listener
+
+
+def test_a_stop_does_not_wait_for_the_first_connection(black_hole):
+    # Given pgherald that waits for a server's first words
+    conninfo, listener = black_hole
+    stream = Herald("stream", conninfo, "--log-level", "debug")
+    caller, _ = listener.accept()
+
+    # when it is told to stop, then it does
+    stream.stop()
+    caller.close()
+
+
+def test_a_host_that_does_not_answer_is_passed_over(far, herald, black_hole):
+    # Given two hosts, the first of which says nothing
+    db, proxy = far()
+    _, listener = black_hole
+    ports = f"{listener.getsockname()[1]},{proxy.port}"
+    both = postgres.Via(db, host="127.0.0.1,127.0.0.1", port=ports, connect_timeout=2)
+
+    # then the second is streamed from
+    stream = herald(both)
+    db.sql("insert into a values (1)")
+    stream.wait_for(1)
+
+
+def test_a_stop_does_not_wait_for_another_connection(far, herald):
+    # Given a stream whose network was cut, and is a black hole now
+    db, proxy = far()
+    stream = herald(postgres.Via(db, host="127.0.0.1", port=proxy.port, connect_timeout=600))
+    db.sql("insert into a values (1)")
+    stream.wait_for(1)
+    links = len(proxy.links)
+    proxy.still = True
+    proxy.cut()
+    stream.wait_until(lambda: len(proxy.links) > links, "another connection")
+
+    # when it is told to stop, then it does; what came meanwhile is there the next time
+    db.sql("insert into a values (2)")
+    assert numbers(stream.stop(), "a") == [1]
+    proxy.still = False
+    assert numbers(herald(db).wait_for(1), "a")[-1] == 2
+
+
+def test_a_stop_does_not_wait_for_the_catalog(far, herald):
+    # Given a stream whose connection for the catalog has fallen silent, which asks it for a table
+    db, proxy = far()
+    stream = herald(db)
+    catalog, = [link for link in proxy.links if link not in proxy.replications()]
+    asked = len(catalog.sent)
+    proxy.stall([catalog])
+    db.sql("insert into a values (1)")
+    stream.wait_until(lambda: len(catalog.sent) > asked, "a question")
+
+    # when it is told to stop, then it does not wait for an answer as long as it else would, 30 s
+    stream.signal(signal.SIGTERM)
+    assert stream.wait_exit(limit=25) == 0
+
+    # and the event is there the next time
+    assert numbers(herald(db).wait_for(1), "a") == [1]

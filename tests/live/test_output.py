@@ -192,6 +192,25 @@ def test_a_temporary_slot_goes_with_the_process(db, herald):
     assert db.slot_state() is None
 
 
+@pytest.mark.parametrize("in_use", [True, False])
+def test_who_just_looks_takes_nothing_from_others(db, herald, in_use):
+    # Given a slot that somebody streams from, or will again
+    make_tables(db)
+    stream = herald(db)
+    if not in_use:
+        stream.stop()
+    db.sql("insert into a values (1)")
+
+    # when somebody else wants to look around with it, then that is refused
+    look = herald(db, "--temporary", ready=False)
+    assert look.wait_exit() == 78
+    assert "--slot" in look.err and look.count == 0
+
+    # and nothing is missing
+    stream = stream if in_use else herald(db)
+    assert numbers(stream.wait_for(1), "a") == [1]
+
+
 def test_case_9_a_slot_that_vanished_is_a_gap_and_is_said(db, herald, tmp_path):
     # Given a file that holds events of a slot
     make_tables(db)

@@ -1,8 +1,13 @@
 """What the schema does to events: identities, TOAST, DDL, partitions, publications. Numbers are
 those of the acceptance cases."""
+import hashlib
+import itertools
+import re
+
 import pytest
 
 import postgres
+from postgres import wait_until
 
 BIG = "string_agg(md5(i::text), '')"  # 32 bytes for each i, which does not compress
 
@@ -103,6 +108,11 @@ def test_case_24_rolled_back_savepoints_leave_nothing(db, herald):
     assert [e["new"]["n"] for e in stream.wait_for(6)] == [1, 2, 3, 4, 5, 6]
     assert stream.count == 6
 
+    # and of 100 of them, one in another, only those that are kept
+    parts = [f"savepoint s{n}; insert into t values ({n})" for n in range(100, 200)]
+    db.transaction(*parts, "rollback to s150", "insert into t values (200)", "release s120")
+    assert [e["new"]["n"] for e in stream.wait_for(57)][6:] == [*range(100, 150), 200]
+
 
 def test_case_25_a_rolled_back_transaction_is_never_seen(db, herald):
     db.sql("create table t (n int)")
@@ -122,6 +132,36 @@ def test_case_25_interleaved_transactions_come_whole_in_commit_order(db, herald)
     two.commit()
     one.commit()
     assert [e["new"]["n"] for e in stream.wait_for(10)] == [100, 101, 102, 103, 104, 0, 1, 2, 3, 4]
+
+
+def test_case_26_every_row_of_a_transaction_that_outgrows_the_servers_memory_is_there(db, herald):
+    # Given a server that must spill a transaction to disk, and could have sent it in pieces
+    if db.server.version < 140000:
+        pytest.skip("the server tells of what it has spilled since PostgreSQL 14")
+    db.sql(f"alter database {db.name} set logical_decoding_work_mem = '64kB'")
+    db.sql("create table t (n int, v text)")
+    stream = herald(db)
+
+    # when two of these are written in turns, with parts that are rolled back
+    sessions = [db.connect(autocommit=False) for _ in range(2)]
+    for part in range(4):
+        for i, session in enumerate(sessions):
+            first = i * 100000 + part * 2000
+            rows = "insert into t select n, md5(n::text) from generate_series"
+            postgres.execute(session, f"{rows}({first}, {first + 1999}) n")
+            postgres.execute(session, f"savepoint s; {rows}(1, 1500) n; rollback to s")
+    for session in sessions:
+        session.commit()
+
+    # then each comes whole, at its commit
+    events = stream.wait_for(16000)
+    numbers = [*range(8000), *range(100000, 108000)]
+    assert [e["new"]["n"] for e in events] == numbers
+    assert all(e["new"]["v"] == hashlib.md5(str(n).encode()).hexdigest()
+               for n, e in zip(numbers, events))
+    assert [len(list(group)) for _, group in itertools.groupby(e["xid"] for e in events)] == [8000, 8000]
+    wait_until(lambda: db.sql("select spill_txns > 1 from pg_stat_replication_slots "
+                              "where slot_name = %s", (db.slot,)) == [(True,)], "the spilling to be told")
 
 
 def test_case_27_prepared_transactions_appear_when_committed(db, herald):
@@ -358,3 +398,78 @@ def test_case_54_databases_in_other_encodings(server, herald):
     finally:
         latin.drop()
         raw.drop()
+
+
+def mend(said, db):
+    """Runs what a line of the log says to run."""
+    statement = re.search(r'run: (ALTER .*)"$', said, re.M)[1]
+    db.sql(statement.replace('\\"', '"'))
+
+
+def test_a_publication_that_lacks_a_named_table_says_so(db, herald):
+    # Given a publication that was made for one table
+    db.sql("create table a (n int primary key); create table b (n int primary key)")
+    herald(db, "--tables", "public.a").stop()
+
+    # when another is wanted too, then the log says what to do
+    stream = herald(db, "--tables", "public.a,public.b")
+    stream.wait_log("lacks tables")
+    assert '\\"public\\".\\"b\\"' in stream.err and '\\"a\\"' not in stream.err
+
+    # and that helps
+    mend(stream.err, db)
+    db.sql("insert into b values (1)")
+    assert stream.wait_for(1)[0]["table"] == "b"
+    stream.stop()
+    stream = herald(db, "--tables", "public.*")
+    db.sql("insert into b values (2)")
+    stream.wait_for(1)
+    assert "lacks" not in stream.err
+
+
+def test_case_33_a_table_made_anew_that_is_no_longer_published_is_told(db, herald):
+    # Given a stream of a table that is named
+    db.sql("create table a (n int primary key)")
+    herald(db, "--tables", "public.a").stop()
+
+    # when the table is dropped and made anew, which takes it out of the publication
+    db.sql("drop table a; create table a (n int primary key)")
+
+    # then that is told, also when it is wanted by a pattern
+    for tables in ("public.a", "a", "pub*.*"):
+        stream = herald(db, "--tables", tables)
+        stream.wait_log("ADD TABLE")
+        stream.stop()
+
+
+def test_a_publication_that_lacks_actions_says_so(db, herald):
+    db.sql("create table a (n int primary key)")
+    herald(db, "--actions", "insert").stop()
+    stream = herald(db, "--actions", "insert,delete")
+    stream.wait_log("lacks actions")
+    mend(stream.err, db)
+    db.sql("insert into a values (1); delete from a")
+    assert [e["action"] for e in stream.wait_for(2)] == ["insert", "delete"]
+
+
+def test_of_a_publication_of_others_only_what_is_named_is_expected(db, herald):
+    db.sql("create table a (n int primary key); create table b (n int primary key)")
+    db.sql("create publication pgherald for table a with (publish = 'insert')")
+    stream = herald(db)
+    db.sql("insert into b values (1); insert into a values (1)")
+    assert stream.wait_for(1)[0]["table"] == "a"
+    assert "warn" not in stream.err
+    stream.stop()
+    stream = herald(db, "--tables", "b")
+    stream.wait_log('ADD TABLE \\"public\\".\\"b\\"')
+
+
+def test_a_partitioned_table_whose_partitions_are_published_is_told(db, herald):
+    if db.server.version < 130000:
+        pytest.skip("roots are published since PostgreSQL 13")
+    db.sql(PARTITIONS)
+    stream = herald(db, "--tables", "public.p")
+    stream.wait_log("publish_via_partition_root")
+    mend(stream.err, db)
+    db.sql("insert into p values (1, 'x')")
+    assert stream.wait_for(1)[0]["table"] == "p"

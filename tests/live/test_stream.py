@@ -215,3 +215,62 @@ def test_slot_is_confirmed_once_the_file_has_the_events(db, herald, tmp_path):
 
     # then the slot moves past it while the stream runs on
     wait_until(lambda: db.slot_state()["confirmed"] >= committed, "the slot to move")
+
+
+def test_a_terminal_shows_readable_lines_and_pipes_json(db, herald):
+    # Given a row that waits in the slot
+    db.sql("create table t (id int primary key)")
+    herald(db).stop()
+    db.sql("insert into t values (1)")
+    args = ("stream", db.conninfo, "--slot", db.slot, "--until", "now", "--log-level", "error")
+
+    # when it is shown in a terminal, then a person can read it, in colour where that is wanted
+    shown = program.in_terminal(*args)
+    assert "public.t" in shown and "\033[" in shown and "{" not in shown
+    db.sql("insert into t values (2)")
+    shown = program.in_terminal(*args, env={"NO_COLOR": "1"})
+    assert "public.t" in shown and "\033" not in shown and "{" not in shown
+
+    # and JSON where that is asked for
+    db.sql("insert into t values (3)")
+    assert json.loads(program.in_terminal(*args, "--format", "native"))["new"] == {"id": 3}
+
+
+def test_until_a_position_ends_behind_the_transactions_before_it(db, herald):
+    # Given three transactions in a slot, and the position between the last two
+    db.sql("create table t (id int primary key)")
+    herald(db).stop()
+    db.sql("insert into t values (1)")
+    db.sql("insert into t values (2)")
+    lsn, = db.sql("select pg_current_wal_lsn()::text")[0]
+    db.sql("insert into t values (3)")
+
+    # when it is streamed to there, then to the end
+    until = [program.run("stream", db.conninfo, "--slot", db.slot, "--until", end) for end in (lsn, "now")]
+
+    # then each has its part
+    assert [[json.loads(line)["new"]["id"] for line in done.out.splitlines()] for done in until] == [[1, 2], [3]]
+    assert [done.code for done in until] == [0, 0]
+
+
+@pytest.mark.parametrize("way", ["uri", "environment", "service"])
+def test_the_server_is_named_as_libpq_takes_it(db, tmp_path, way):
+    # Given what libpq knows a server by
+    server = db.server
+    env = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": "postgres", "PGDATABASE": db.name}
+    service = tmp_path / "services"
+    service.write_text(f"[shop]\nhost={server.host}\nport={server.port}\nuser=postgres\ndbname={db.name}\n")
+    uri = f"postgresql://postgres@/{db.name}?host={server.host}&port={server.port}"
+    args, env = {"uri": ([uri], {}), "environment": ([], env),
+                 "service": (["service=shop"], {"PGSERVICEFILE": str(service)})}[way]
+
+    # then it is found, by both connections
+    done = program.run("stream", *args, "--slot", db.slot, "--until", "now", env=env)
+    assert (done.code, f"streaming database {db.name} " in done.err) == (0, True), done.err
+
+
+def test_logs_can_be_json(db):
+    done = program.run("stream", db.conninfo, "--slot", db.slot, "--until", "now", "--log-format", "json")
+    said = [json.loads(line) for line in done.err.splitlines()]
+    assert done.code == 0 and any("streaming database" in line["msg"] for line in said)
+    assert all(line["time"] and line["level"] == "info" for line in said)
