@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define WINDOW 100000 /* positions for one look */
+#define FARTHEST (20 * WINDOW)
 #define MOST_RETRY_US INT64_C(3600000000)
 #define MOST_DOUBLINGS 40
 
@@ -501,6 +502,8 @@ int sqlite_subscription_fetch(struct store *s, const struct store_lease *lease, 
 		return -1;
 	if (horizon > l.barrier)
 		horizon = l.barrier;
+	if (horizon > l.position + FARTHEST)
+		horizon = l.position + FARTHEST;
 	l.blocked = mem_array((size_t)max, sizeof(*l.blocked));
 	result = 0;
 	while (!result && page->n == 0 && l.done < horizon) {

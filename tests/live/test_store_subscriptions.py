@@ -8,6 +8,7 @@ import time
 import psycopg2
 import pytest
 
+import herald
 import postgres
 import store
 from postgres import execute, wait_until
@@ -280,10 +281,30 @@ def test_store_subscription_begins_where_it_is_told(db, orders):
         assert "".join(e["type"] for e in fetch(orders, *claim(orders, name=name), name=name)) == wanted
 
 
+def test_store_a_long_way_without_a_wanted_event_is_gone_in_steps(db, orders):
+    # given millions of positions between two events
+    subscribe(orders)
+    orders.append("1", event("A"))
+    db.sql("select setval('herald.feed_position', 5000000)")
+    orders.append("1", event("B"))
+    # when they are fetched and acknowledged
+    partition, token = claim(orders)
+    page = fetch(orders, partition, token)
+    orders.call("ack", "s", partition, token, page[-1]["position"])
+    pages = [fetch(orders, partition, token) for _ in range(3)]
+    # then each step ends before it takes too long, and the next goes on from there
+    assert [len(p) for p in pages] == [0, 0, 1]
+    # and pgherald subscribe gets there
+    assert orders.call("subscribe", "other")[0][0]
+    done = herald.run("subscribe", "other", db.conninfo, "--limit", "2")
+    assert done.code == 0 and [json.loads(line)["type"] for line in done.out.splitlines()] == ["A", "B"], done
+
+
 def test_store_subscribing_again_changes_nothing(db, orders):
     assert subscribe(orders, source={"topics": ["x"]}) is True
     assert subscribe(orders, source={"topics": ["x"]}, max_attempts=9) is False
-    assert db.sql("select max_attempts from herald.subscription") == [(9,)]
+    assert db.sql("select herald.subscribe('s')") == [(False,)]
+    assert db.sql("select max_attempts, source, partitions from herald.subscription") == [(9, {"topics": ["x"]}, 1)]
     with refused(UNKNOWN):
         subscribe(orders, source={"topics": ["y"]})
     for wrong in {"topic": "x"}, {"stream": "x"}, {"category": "x", "stream": "y", "categories": []}:

@@ -218,6 +218,7 @@ declare
 	mine constant integer := partition;
 	fence constant bigint := token;
 	window_size constant bigint := 100000; -- of the feed, for one look
+	farthest constant bigint := 20 * window_size; -- so that a call comes to an end
 	here herald.checkpoint;
 	sub herald.subscription;
 	wanted_stream bigint;
@@ -234,7 +235,7 @@ begin
 		perform herald.lost_lease(name, partition);
 	end if;
 	select s.* into sub from herald.subscription s where s.name = me;
-	horizon := least(herald.horizon(), sub.barrier);
+	horizon := least(herald.horizon(), sub.barrier, here.position + farthest);
 	if sub.stream is not null then
 		wanted_stream := coalesce((select s.number from herald.stream s
 			where s.category = sub.categories[1] and s.id = sub.stream::herald.stream_id), -1);
