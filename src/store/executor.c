@@ -248,7 +248,8 @@ int executor_step(struct executor *e, int timeout_ms, struct err *err)
 int executor_pause(struct executor *e, int timeout_ms)
 {
 	wake_in(e, backoff_next(&e->backoff));
-	wait_due(e, timeout_ms);
+	if (wait_due(e, timeout_ms))
+		wake_in(e, 0); /* the timer's word is for the step that comes next */
 	return e->stopped;
 }
 
