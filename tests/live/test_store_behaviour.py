@@ -2,6 +2,7 @@
 import contextlib
 import json
 import threading
+import uuid
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_behaviour_save_and_load(orders):
     assert paid["topic"] is None and paid["metadata"] == {} and len(paid["id"]) == 36
     assert placed["position"] < paid["position"] < sent["position"]
     assert orders.load("2") == (-1, [])
+
+
+def test_behaviour_ids_that_are_made_begin_with_the_time(orders):
+    """Given events without ids, by each way to append; then each has its own UUID of version 7, of its own time."""
+    orders.append("1", [event() for _ in range(100)])
+    orders.append("1", [event(), event()])
+    orders.append("1", event())
+    made = [uuid.UUID(e["id"]) for e in orders.stream("1")]
+    assert len(set(made)) == 103
+    assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)}
+    for one, e in zip(made, orders.stream("1")):
+        assert abs((one.int >> 80) // 1000 - e["time"] // 1000000) < 3600  # the right unit, from the right year
 
 
 def test_behaviour_numbers_and_texts_stay_exact(orders):
