@@ -293,11 +293,11 @@ void time_print(struct strbuf *b, int64_t us, char separator, int digits)
 	} last;
 
 	if (last.n == 0 || last.us != us || last.separator != separator || last.digits != digits) {
-		int64_t days = us / TIME_DAY - (us % TIME_DAY < 0);
-		char *p = put_date(last.text, days);
+		bool before = us % TIME_DAY < 0;
+		char *p = put_date(last.text, us / TIME_DAY - before);
 
 		*p++ = separator;
-		p = put_clock(p, us - days * TIME_DAY, digits);
+		p = put_clock(p, us % TIME_DAY + (before ? TIME_DAY : 0), digits);
 		last.us = us;
 		last.separator = separator;
 		last.digits = digits;

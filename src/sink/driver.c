@@ -103,8 +103,9 @@ static bool is_int(const struct sink_param *row, const char *value)
 	return isdigit((unsigned char)*value) && !*end && v >= row->min && v <= row->max;
 }
 
-int param_check(const struct sink_param *row, const char *value, struct err *err)
+int param_check(const struct sink_param *row, struct url_param *p, struct err *err)
 {
+	const char *value = p->value;
 	size_t n = strlen(value);
 
 	switch (row->type) {
@@ -123,8 +124,10 @@ int param_check(const struct sink_param *row, const char *value, struct err *err
 				       (long long)row->min, (long long)row->max);
 		return 0;
 	case PARAM_BOOL:
-		if (!is_choice("true|false", value))
+		if (!is_choice("true|false|1|0", value))
 			return err_set(err, ERR_CONFIG, "\"%.50s\" is neither true nor false", value);
+		if (n == 1)
+			p->value = *value == '1' ? "true" : "false";
 		return 0;
 	case PARAM_CHOICE:
 		if (!is_choice(row->arg, value))
@@ -148,14 +151,14 @@ static int unknown_param(const struct sink_driver *d, const char *name, struct e
 	return -1;
 }
 
-static int check_params(const struct sink_driver *d, const struct url *url, struct err *err)
+static int check_params(const struct sink_driver *d, struct url *url, struct err *err)
 {
 	for (size_t i = 0; i < url->nparams; i++) {
 		const struct sink_param *row = find_row(d, url->params[i].name);
 
 		if (!row)
 			return unknown_param(d, url->params[i].name, err);
-		if (param_check(row, url->params[i].value, err))
+		if (param_check(row, &url->params[i], err))
 			return err_add(err, "%s", url->params[i].name);
 	}
 	return 0;

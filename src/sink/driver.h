@@ -17,7 +17,7 @@ enum param_type {
 	PARAM_TEXT,   /* min..max bytes */
 	PARAM_FILE,   /* likewise, and the name of a file that can be read */
 	PARAM_INT,    /* min..max */
-	PARAM_BOOL,   /* true or false */
+	PARAM_BOOL,   /* true or false, or 1 or 0 */
 	PARAM_CHOICE, /* one of arg, "a|b" */
 };
 
@@ -32,8 +32,8 @@ struct sink_param {
 	const char *help; /* one line */
 };
 
-/* CONFIG for a value that the row does not allow. */
-int param_check(const struct sink_param *row, const char *value, struct err *err) MUST_CHECK;
+/* CONFIG for a value that the row does not allow. Of a PARAM_BOOL, 1 and 0 become true and false. */
+int param_check(const struct sink_param *row, struct url_param *p, struct err *err) MUST_CHECK;
 
 /* Rows that every driver with TLS has. */
 #define PARAMS_TLS                                                                                 \

@@ -120,8 +120,7 @@ static mosquitto_property *make_properties(const struct batch *b, uint32_t i)
 	else
 		mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "id", id);
 	while (batch_next_header(&rest, &name, &value))
-		mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, name,
-						   value);
+		mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, name, value);
 	return properties;
 }
 

@@ -40,7 +40,7 @@ static int check_params(const struct reader *r, struct err *err)
 
 		const struct sink_param *row = find_row(r->driver, name);
 
-		if (row && param_check(row, r->url.params[i].value, err))
+		if (row && param_check(row, &r->url.params[i], err))
 			return err_add(err, "%s", name);
 		if (!row && !driver_has_param(r->url.scheme, name) && !(o && option_of_output(o)))
 			return err_set(err, ERR_CONFIG, "%s: has no parameter \"%.50s\"",

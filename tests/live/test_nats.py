@@ -434,7 +434,7 @@ def test_core_publishes_without_a_stream_and_says_so_once(db, herald, new_nats):
     nats = new_nats(jetstream=False)
     with nats.client() as client:
         client.subscribe("rows.>")
-        stream = start_rows(db, herald, nats, path="rows.{table}?core=true")
+        stream = start_rows(db, herald, nats, path="rows.{table}?core=1")
         delivery.insert(db, 1, 3)
         got = [client.next_message() for _ in range(3)]
     stream.wait_confirmed(db)

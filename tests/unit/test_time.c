@@ -190,6 +190,32 @@ static void test_digits(void **state)
 	}
 }
 
+/* The text of the last time is remembered: only for the same time in the same form. */
+static void test_one_after_another(void **state)
+{
+	static const struct {
+		int64_t us;
+		char separator;
+		int digits;
+		const char *text;
+	} rows[] = {
+		{ 0, 'T', 6, "1970-01-01T00:00:00.000000" },
+		{ 0, 'T', 6, "1970-01-01T00:00:00.000000" },
+		{ 0, ' ', 6, "1970-01-01 00:00:00.000000" },
+		{ 0, ' ', 0, "1970-01-01 00:00:00" },
+		{ -1, ' ', 0, "1969-12-31 23:59:59" },
+		{ -1, ' ', TIME_TRIM, "1969-12-31 23:59:59.999999" },
+		{ INT64_MAX, 'T', 6, "+294247-01-10T04:00:54.775807" },
+		{ INT64_MIN, 'T', 6, "-290308-12-21T19:59:05.224192" },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		out.n = 0;
+		time_print(&out, rows[i].us, rows[i].separator, rows[i].digits);
+		assert_string_equal(printed(), rows[i].text);
+	}
+}
+
 static void test_intervals(void **state)
 {
 	static const struct {
@@ -248,11 +274,17 @@ static int release(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_dates),         cmocka_unit_test(test_no_dates),
-		cmocka_unit_test(test_every_day),     cmocka_unit_test(test_timestamps),
-		cmocka_unit_test(test_no_timestamps), cmocka_unit_test(test_infinite),
-		cmocka_unit_test(test_clocks),        cmocka_unit_test(test_digits),
-		cmocka_unit_test(test_intervals),     cmocka_unit_test(test_no_intervals),
+		cmocka_unit_test(test_dates),
+		cmocka_unit_test(test_no_dates),
+		cmocka_unit_test(test_every_day),
+		cmocka_unit_test(test_timestamps),
+		cmocka_unit_test(test_no_timestamps),
+		cmocka_unit_test(test_infinite),
+		cmocka_unit_test(test_clocks),
+		cmocka_unit_test(test_digits),
+		cmocka_unit_test(test_one_after_another),
+		cmocka_unit_test(test_intervals),
+		cmocka_unit_test(test_no_intervals),
 	};
 
 	return cmocka_run_group_tests_name("time", tests, NULL, release);
