@@ -587,9 +587,14 @@ static int begin_drain(struct subscription *s, struct err *err)
 
 static int serve(struct subscription *s, struct err *err)
 {
+	int failed;
+
 	if (feed_woken(&s->feed))
 		wake(s);
-	return s->claimed ? work(s, err) : look_for_claim(s, err);
+	failed = s->claimed ? work(s, err) : look_for_claim(s, err);
+	if (!failed && feed_woken(&s->feed)) /* that came with an answer */
+		wake(s);
+	return failed;
 }
 
 /* How long there is nothing to do, if nothing comes. */
