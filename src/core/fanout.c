@@ -196,10 +196,11 @@ int fanout_look(struct fanout *f, uint64_t *taken, struct err *err)
 
 bool fanout_has_room(struct fanout *f)
 {
-	for (size_t i = 0; i < f->n; i++)
-		if (!output_has_room(&f->v[i]))
-			return false;
-	return true;
+	bool room = true;
+
+	for (size_t i = 0; i < f->n; i++) /* of each, so that fanout_say_full knows */
+		room &= output_has_room(&f->v[i]);
+	return room;
 }
 
 void fanout_say_full(const struct fanout *f)

@@ -89,7 +89,8 @@ static int ensure_publication(struct session *s, const struct settings *settings
 		return err_set(
 			err, ERR_LOST,
 			"publication \"%s\" was dropped while it was in use: changes since then "
-			"cannot be had from slot \"%s\"",
+			"cannot be had from slot \"%s\"; create it, then go on behind them with "
+			"--from now (what is before is given up)",
 			settings->publication, settings->slot);
 	if (!settings->create)
 		return err_set(err, ERR_CONFIG,

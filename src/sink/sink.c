@@ -139,7 +139,7 @@ bool sink_busy(struct sink *s)
 	bool busy;
 
 	pthread_mutex_lock(&s->lock);
-	busy = s->queued != NULL;
+	busy = s->queued || s->in_flight >= MAX_BATCHES / 2;
 	s->reader_waits = busy;
 	pthread_mutex_unlock(&s->lock);
 	return busy;

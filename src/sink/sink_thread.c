@@ -34,10 +34,10 @@ static void empty_wake(struct sink *s)
 {
 	uint64_t n;
 
-	atomic_store(&s->woken, false);
 	if (read(s->wake, &n, sizeof(n)) < 0) {
 		/* nothing was signalled */
 	}
+	atomic_store(&s->woken, false);
 }
 
 /* Takes the next batch and the other wishes. */
