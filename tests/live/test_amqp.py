@@ -194,10 +194,11 @@ def test_case_67_a_stream_ends_while_the_broker_blocks_it(db, herald, new_rabbit
 
 
 def test_case_67_a_full_queue_is_waited_for(db, herald, rabbit):
-    # Given a queue that takes ten messages and refuses more
+    # Given a queue that takes ten messages and refuses more, and one message at a time: of several it
+    # could refuse one and take the next
     make_tables(db)
     queue = rabbit.bind(db.name, arguments={"x-max-length": 10, "x-overflow": "reject-publish"})
-    stream = herald(db, "--to", rabbit.url(exchange=db.name))
+    stream = herald(db, "--to", rabbit.url(exchange=db.name, max_in_flight=1))
 
     # when more is written
     insert(db, 1, 30)

@@ -141,6 +141,8 @@ def test_a_reader_needs_no_more_rights(db, shop, subscribe):
     check(now.wait_for(10), range(10, 20))
     stream.stop()
     now.stop()
+    # and look at what was parked
+    assert run("parked", "list", "s", reader.conninfo) == (0, "", "")
     db.sql(f"drop role plain_{db.name}")
 
 
