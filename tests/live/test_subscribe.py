@@ -409,6 +409,22 @@ def test_an_event_that_is_refused(db, shop, subscribe, policy):
     hook.stop()
 
 
+def test_a_parked_event_comes_to_where_later_ones_are(db, shop, subscribe, tmp_path):
+    # given an event that was parked, and a destination that remembers how far it is and is past it
+    to = f"sqlite:{tmp_path}/out.db?table=got"
+    append(db, 0, 5)
+    assert db.sql("select herald.subscribe('s')") == [(True,)]
+    db.sql("insert into herald.parked (subscription, position, stream_number, blocks) values ('s', 3, 1, false)")
+    assert subscribe(db, "s", "--limit", "5", "--to", to).wait_exit() == 0
+    # when the parked ones are asked for
+    assert subscribe(db, "s", "--parked", "--to", to).wait_exit() == 0
+    # then it is there, behind the others, and off the list
+    with contextlib.closing(sqlite3.connect(tmp_path / "out.db")) as out:
+        got = [json.loads(event)["type"] for event, in out.execute("select event from got order by rowid")]
+    assert got == ["0", "1", "3", "4", "5", "2"]
+    assert db.sql("select count(*) from herald.parked where not done") == [(0,)]
+
+
 def test_a_server_that_is_away(new_server, subscribe):
     # given a server that crashes in the middle
     own = new_server(durable=True)
