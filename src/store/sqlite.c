@@ -377,7 +377,7 @@ static const char *const lists[STORE_N_LISTS] = {
 	" UNION ALL SELECT 'bytes', page_count * page_size FROM pragma_page_count, pragma_page_size",
 	[STORE_LAG] =
 	"SELECT c.subscription, c.partition, c.position,"
-	" (SELECT coalesce(max(position), 0) FROM herald_event) - c.position AS behind,"
+	" max((SELECT coalesce(max(position), 0) FROM herald_event) - c.position, 0) AS behind,"
 	" c.owner, iif(c.stopped, 't', 'f') AS stopped, c.attempts, c.error,"
 	" (SELECT count(*) FROM herald_parked p WHERE p.subscription = c.subscription"
 	"  AND NOT p.done AND p.stream_number % s.partitions = c.partition) AS parked"

@@ -483,7 +483,7 @@ $$;
 -- How far each partition is. behind counts positions, of which not all need be wanted; waiting is the
 -- age of the first event behind the checkpoint.
 create view herald.lag as
-select c.subscription, c.partition, c.position, l.last - c.position as behind,
+select c.subscription, c.partition, c.position, greatest(l.last - c.position, 0) as behind,
 	now() - e.time as waiting, c.owner, c.lease_until, c.stopped, c.attempts, c.error,
 	(select count(*) from herald.parked p where p.subscription = c.subscription and not p.done
 		and p.stream_number % s.partitions = c.partition) as parked
