@@ -152,26 +152,20 @@ static int amqp_confirmed(amqp_connection_state_t c, int confirmed, int until)
 }
 
 /* Persistent, with publisher confirms, to a durable queue; with the properties that messages of the
- * output have. Their header costs the broker a tenth of its time: "amqp+origin" has that too. */
-static void publish_amqp(const struct job *j, int headers)
+ * output have. */
+static void bare_amqp(const struct job *j)
 {
 	amqp_connection_state_t c = amqp_new_connection();
 	amqp_socket_t *socket = amqp_tcp_socket_new(c);
 	amqp_bytes_t exchange = amqp_cstring_bytes("bare"), queue = amqp_cstring_bytes("bare");
-	amqp_table_entry_t origin = {
-		amqp_cstring_bytes("origin"),
-		{ .kind = AMQP_FIELD_KIND_UTF8,
-		  .value.bytes = amqp_cstring_bytes("1/bench/bench/5f3a9c1200aa") },
-	};
 	amqp_basic_properties_t properties = {
 		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG |
 			  AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_APP_ID_FLAG |
-			  AMQP_BASIC_TIMESTAMP_FLAG | (headers ? AMQP_BASIC_HEADERS_FLAG : 0),
-		.headers = { headers, &origin },
+			  AMQP_BASIC_TIMESTAMP_FLAG,
 		.delivery_mode = AMQP_DELIVERY_PERSISTENT,
 		.content_type = amqp_cstring_bytes("application/json"),
 		.message_id = amqp_cstring_bytes("0000000000000001-00000001"),
-		.app_id = amqp_cstring_bytes("pgherald"),
+		.app_id = amqp_cstring_bytes("pgherald/1/bench/bench/5f3a9c1200aa0000"),
 		.timestamp = 1767325600,
 	};
 	amqp_bytes_t body = { (size_t)j->bytes, (void *)(uintptr_t)j->body };
@@ -197,16 +191,6 @@ static void publish_amqp(const struct job *j, int headers)
 			confirmed = amqp_confirmed(c, confirmed, i + 1 - j->window / 2);
 	}
 	amqp_confirmed(c, confirmed, j->n);
-}
-
-static void bare_amqp(const struct job *j)
-{
-	publish_amqp(j, 0);
-}
-
-static void bare_amqp_origin(const struct job *j)
-{
-	publish_amqp(j, 1);
 }
 #endif
 
@@ -358,7 +342,7 @@ static const struct {
 	{ "redis", bare_redis },
 #endif
 #ifdef HAVE_AMQP
-	{ "amqp", bare_amqp },         { "amqp+origin", bare_amqp_origin },
+	{ "amqp", bare_amqp },
 #endif
 #ifdef HAVE_KAFKA
 	{ "kafka", bare_kafka },

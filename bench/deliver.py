@@ -138,14 +138,12 @@ def postgres():
 
 # name: broker, URL, window, messages of the fed run, goals of the fed run and end to end.
 # The window is max_in_flight where that is reached (an output has 32 batches of 64 KiB); PostgreSQL's is a
-# transaction, which is a batch. The bare publisher of "amqp" sends no header, which our messages have; that
-# of "amqp+origin" does, so the difference is what the broker makes of a header.
-RABBITMQ = "amqp://guest:guest@127.0.0.1:{port}/%2F?exchange=bench"
+# transaction, which is a batch.
 DESTINATIONS = {
     "nats": (nats, "nats://127.0.0.1:{port}/bench.{{schema}}.{{table}}.{{action}}?stream=BENCH",
              4096, 200_000, 0.90, 0.60),
-    "amqp": (rabbitmq, RABBITMQ, 2000, 50_000, 0.95, 0.90),
-    "amqp+origin": (rabbitmq, RABBITMQ, 2000, 50_000, 0.95, None),
+    "amqp": (rabbitmq, "amqp://guest:guest@127.0.0.1:{port}/%2F?exchange=bench",
+             2000, 50_000, 0.95, 0.90),
     "redis": (redis, "redis://127.0.0.1:{port}/bench", 1000, 500_000, 0.85, 0.50),
     "kafka": (kafka, "kafka://127.0.0.1:{port}/bench", 8600, 500_000, 0.85, None),
     "mqtt": (mosquitto, "mqtt://127.0.0.1:{port}/bench/{{table}}", 1000, 100_000, 0.90, None),
