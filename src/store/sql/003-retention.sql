@@ -71,11 +71,14 @@ end
 $$;
 
 -- How long events of a category are kept: max_age for each, max_count of each stream; null: for ever.
+-- The category's events up to the two positions need not be looked at again: by age they are gone, by
+-- count what they push out is.
 create table herald.retention (
 	category text collate "C" primary key,
 	max_age interval,
 	max_count bigint check (max_count >= 1),
-	aged_position bigint not null default 0 -- everything of the category up to here was looked at
+	aged_position bigint not null default 0,
+	counted_position bigint not null default 0
 );
 
 create function herald.retain(category text, max_age interval default null, max_count bigint default null)
@@ -89,7 +92,7 @@ begin
 	insert into herald.retention as r (category, max_age, max_count)
 	values (retain.category, retain.max_age, retain.max_count)
 	on conflict on constraint retention_pkey do update
-	set max_age = excluded.max_age, max_count = excluded.max_count, aged_position = 0;
+	set max_age = excluded.max_age, max_count = excluded.max_count, aged_position = 0, counted_position = 0;
 end
 $$;
 
@@ -110,70 +113,105 @@ begin
 end
 $$;
 
+-- At most so many events of a category that are too old, up to the first that is young enough; `slowest`
+-- is the last that may go. looked: where the next look begins.
+create function herald.find_aged(rule herald.retention, slowest bigint, max_count bigint,
+	out old bigint[], out looked bigint)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+	young bigint;
+begin
+	with page as (
+		select f.position, e.time >= clock_timestamp() - rule.max_age as young
+		from herald.feed f
+		cross join lateral (
+			select e.time from herald.entry e
+			where e.stream_number = f.stream_number and e.version = f.version
+			limit 1
+		) e
+		where f.position > rule.aged_position and f.position <= slowest and f.category = rule.category
+		order by f.position
+		limit find_aged.max_count
+	)
+	select array_agg(p.position order by p.position), min(p.position) filter (where p.young),
+		case when count(*) = find_aged.max_count then max(p.position) else slowest end
+	into old, young, looked
+	from page p;
+	if young is not null then
+		old := array(select o from unnest(old) o where o < young);
+		looked := young - 1;
+	end if;
+end
+$$;
+
+-- The same by count. Each event pushes out the one that is so many versions before it: so the work is
+-- that of the events which have come since, however many streams there are.
+create function herald.find_counted(rule herald.retention, slowest bigint, horizon bigint, max_count bigint,
+	out old bigint[], out looked bigint)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+	stays bigint;
+begin
+	looked := rule.counted_position;
+	while old is null and stays is null and looked < horizon loop
+		with page as (
+			select f.position, o.position as old
+			from (
+				select f.position, f.stream_number, f.version
+				from herald.feed f
+				where f.position > looked and f.position <= horizon
+					and f.category = rule.category and f.version >= rule.max_count
+				order by f.position
+				limit find_counted.max_count
+			) f
+			left join lateral (
+				select o.position from herald.feed o
+				where o.stream_number = f.stream_number and o.version = f.version - rule.max_count
+				limit 1
+			) o on true
+		), first as (
+			select min(p.position) as position from page p where p.old > slowest
+		)
+		select array_agg(p.old) filter (where p.position < f.position is not false and p.old is not null),
+			min(f.position), case when count(*) = find_counted.max_count then max(p.position) else horizon end
+		into old, stays, looked
+		from page p cross join first f;
+	end loop;
+	looked := coalesce(stays - 1, looked);
+end
+$$;
+
 -- One batch: removes at most so many events that retention does not keep, and says how many; 0: there
 -- are none now. Not those that a subscription has still to see or has parked, unless forced. Appends
--- wait for none of this: neither the stream's row nor a mark is taken.
+-- wait for none of this: neither the stream's row nor a mark is taken. The settings are for read's reason.
 create function herald.purge(max_count integer default 1000, force boolean default false)
 returns bigint
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
-	slowest bigint;
+	horizon constant bigint := herald.horizon(); -- what appears later must not have been passed
+	slowest bigint := horizon;
 	rule herald.retention;
-	old bigint[];
-	looked bigint;
+	found record;
 	removed bigint := 0;
 begin
 	lock table herald.retention in share row exclusive mode; -- one at a time
-	slowest := herald.horizon(); -- what appears later must not have been passed
 	if not force then
 		slowest := least(slowest, (select min(c.position) from herald.checkpoint c),
 			(select min(p.position) - 1 from herald.parked p where not p.done));
 	end if;
 	for rule in select r.* from herald.retention r order by r.category loop
-		exit when removed >= max_count;
-		if rule.max_age is not null then
-			with page as (
-				select f.position, e.time
-				from herald.feed f
-				cross join lateral (
-					select e.time from herald.entry e
-					where e.stream_number = f.stream_number and e.version = f.version
-					limit 1
-				) e
-				where f.position > rule.aged_position and f.position <= slowest
-					and f.category = rule.category
-				order by f.position
-				limit max_count - removed
-			), aged as (
-				-- up to the first that is young enough
-				select p.position from page p
-				where p.position < coalesce((select min(y.position) from page y
-					where y.time >= clock_timestamp() - rule.max_age), 9223372036854775807)
-			)
-			select array_agg(a.position), max(a.position) into old, looked from aged a;
-			if old is not null then
-				removed := removed + herald.remove(old);
-				update herald.retention r set aged_position = looked where r.category = rule.category;
-			end if;
+		if rule.max_age is not null and removed < max_count then
+			found := herald.find_aged(rule, slowest, max_count - removed);
+			removed := removed + herald.remove(found.old);
+			update herald.retention r set aged_position = found.looked
+			where r.category = rule.category and r.aged_position < found.looked;
 		end if;
 		if rule.max_count is not null and removed < max_count then
-			select array_agg(x.position) into old
-			from (
-				select f.position
-				from herald.stream s
-				cross join lateral (
-					select f.position from herald.feed f
-					where f.stream_number = s.number and f.version <= s.version - rule.max_count
-						and f.position <= slowest
-					order by f.version
-					limit purge.max_count
-				) f
-				where s.category = rule.category and s.version >= rule.max_count
-				limit purge.max_count - removed
-			) x;
-			if old is not null then
-				removed := removed + herald.remove(old);
-			end if;
+			found := herald.find_counted(rule, slowest, horizon, max_count - removed);
+			removed := removed + herald.remove(found.old);
+			update herald.retention r set counted_position = found.looked
+			where r.category = rule.category and r.counted_position < found.looked;
 		end if;
 	end loop;
 	return removed;
