@@ -305,7 +305,8 @@ HERALD_API int herald_store_read_stream(struct herald_store *s, const char *cate
 /* ---- aggregates ---- */
 
 /* Calls fold for the stream's snapshot, if there is one (it has no type), and for the events behind
- * it. *version gets the stream's version, -1: there is no such stream. Not 0 from fold is a failure. */
+ * it. *version gets the stream's version, also where its events were removed; -1: there is no such
+ * stream. Not 0 from fold is a failure. */
 HERALD_API int herald_store_load(struct herald_store *s, const char *category, const char *stream,
 				 herald_stored_fn *fold, void *state, int64_t *version);
 

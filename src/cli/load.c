@@ -25,13 +25,14 @@ int load_run(const struct command *command, struct settings *s)
 	struct store store = { 0 };
 	struct store_page page = { 0 };
 	struct err err = { 0 };
+	int64_t version;
 	int failed;
 
 	if (!s->category || !s->stream_id)
 		failed = err_set(&err, ERR_USAGE, "name the stream: --category and --stream-id");
 	else
 		failed = cli_store(&store, s, &err) ||
-			 store_call(&store, &err, load, s->category, s->stream_id, &page) ||
+			 store_call(&store, &err, load, s->category, s->stream_id, &page, &version) ||
 			 print_page(&page, &err);
 	if (failed)
 		log_error("%s", err.msg);

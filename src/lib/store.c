@@ -186,9 +186,12 @@ int herald_store_load(struct herald_store *s, const char *category, const char *
 		      herald_stored_fn *fold, void *state, int64_t *version)
 {
 	struct store_page page = { 0 };
-	int result = store_call(&s->store, &s->err, load, category, stream, &page);
+	int result;
 
-	*version = page.n ? page.events[page.n - 1].version : -1;
+	*version = -1;
+	result = store_call(&s->store, &s->err, load, category, stream, &page, version);
+	if (page.n && page.events[page.n - 1].version > *version)
+		*version = page.events[page.n - 1].version;
 	if (!result && hand_on(&page, fold, state))
 		result = err_set(&s->err, ERR_FAIL, "%s/%s cannot be folded", category, stream);
 	store_page_release(&page);

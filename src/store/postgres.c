@@ -418,15 +418,26 @@ static int postgres_end(struct store *s, int64_t *position, struct err *err)
 }
 
 static int postgres_load(struct store *s, const char *category, const char *stream,
-			 struct store_page *page, struct err *err)
+			 struct store_page *page, int64_t *version, struct err *err)
 {
-	return fill(
-		page,
+	/* The stream's version is as of the snapshot before that in which its events are read, so
+	 * it is never that of an event which is not among them, unless that one is gone. */
+	PGresult *res =
 		ask(s, err,
-		    "SELECT 0, version, time, $1::text, $2::text, id, type, NULL, data, metadata"
-		    " FROM herald.load($1, $2)",
-		    "ss", category, stream),
-		err);
+		    "SELECT 0, l.version, l.time, $1::text, $2::text, l.id, l.type, NULL, l.data,"
+		    " l.metadata, v.version"
+		    " FROM (SELECT herald.stream_version($1, $2) AS version) v"
+		    " LEFT JOIN herald.load($1, $2) l ON true",
+		    "ss", category, stream);
+
+	if (!res)
+		return -1;
+	*version = integer(res, 0, METADATA + 1);
+	if (!PQgetisnull(res, 0, VERSION))
+		return fill(page, res, err);
+	store_page_clear(page);
+	PQclear(res);
+	return 0;
 }
 
 static int postgres_snapshot(struct store *s, const char *category, const char *stream,

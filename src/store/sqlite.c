@@ -24,7 +24,8 @@ static const char schema[] =
 	"CREATE TABLE herald_snapshot (stream_number INTEGER PRIMARY KEY REFERENCES herald_stream,"
 	" version INTEGER NOT NULL, time INTEGER NOT NULL, state TEXT NOT NULL);\n"
 	"CREATE TABLE herald_retention (category TEXT PRIMARY KEY, max_age INTEGER,"
-	" max_count INTEGER, aged_position INTEGER NOT NULL DEFAULT 0);\n"
+	" max_count INTEGER, aged_position INTEGER NOT NULL DEFAULT 0,"
+	" counted_position INTEGER NOT NULL DEFAULT 0);\n"
 	/* categories, topics and types are arrays in JSON, or null for all */
 	"CREATE TABLE herald_subscription (name TEXT PRIMARY KEY, source TEXT NOT NULL,"
 	" categories TEXT, topics TEXT, types TEXT, stream TEXT, partitions INTEGER NOT NULL,"
@@ -554,14 +555,18 @@ static int read_events(struct store *s, const struct store_query *q, struct stor
 }
 
 static int load(struct store *s, const char *category, const char *stream, struct store_page *page,
-		struct err *err)
+		int64_t *version, struct err *err)
 {
 	int64_t number, behind = -1;
 	sqlite3_stmt *row;
 	int found;
 
 	store_page_clear(page);
-	if (sqlite_stream(s, category, stream, &number, err))
+	*version =
+		-1; /* it is read before the events: none that comes meanwhile is counted as read */
+	if (sqlite_stream(s, category, stream, &number, err) ||
+	    sqlite_run(s, err, version, "SELECT version FROM herald_stream WHERE number = ?", "i",
+		       number) < 0)
 		return -1;
 	found = sqlite_ask(
 		s, err, &row,

@@ -141,8 +141,9 @@ struct store_backend {
 	int (*read)(struct store *s, const struct store_query *q, struct store_page *page,
 		    struct err *err);
 	int (*end)(struct store *s, int64_t *position, struct err *err); /* of what can be read */
+	/* *version: of the stream, also where its last events are gone; -1: there is none */
 	int (*load)(struct store *s, const char *category, const char *stream,
-		    struct store_page *page, struct err *err);
+		    struct store_page *page, int64_t *version, struct err *err);
 	int (*snapshot)(struct store *s, const char *category, const char *stream, int64_t version,
 			const char *state, struct err *err); /* 0: there is a later one */
 

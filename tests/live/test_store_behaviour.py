@@ -454,6 +454,77 @@ def test_behaviour_purge_by_count_with_the_verbs(place, orders):
     assert orders.call("purge")["removed"] == 0
 
 
+def left(orders):
+    return [(e["stream"], e["version"]) for e in orders.read()]
+
+
+def test_behaviour_purge_by_count_goes_on_where_it_was(place, orders):
+    """Given streams that grow between purges, and a subscription that is behind; then what is beyond the count
+    goes as soon as it may, and again when the count is lowered, whatever the batch."""
+    for _ in range(4):
+        for stream in "123":
+            orders.append(stream, event())
+    orders.append("4", event(), category="other")
+    orders.call("retain", category="order", count=2)
+    place.open().follow(set={"batch": "1"}, until=5)
+    assert [orders.call("purge", max=2)["removed"] for _ in range(4)] == [2, 2, 1, 0]
+    assert left(orders)[:2] == [("3", 1), ("1", 2)]
+    place.open().follow(until=8)
+    assert orders.call("purge")["removed"] == 1
+    orders.append("1", [event()] * 3)
+    orders.append("4", event())
+    place.open().follow(until=4)
+    assert orders.call("purge")["removed"] == 3
+    assert left(orders) == [("2", 2), ("3", 2), ("2", 3), ("3", 3), ("4", 0), ("1", 5), ("1", 6), ("4", 0)]
+    orders.call("retain", category="order", count=1)
+    assert [orders.call("purge", max=2)["removed"] for _ in range(3)] == [2, 1, 0]
+    assert sorted(left(orders)) == [("1", 6), ("2", 3), ("3", 3), ("4", 0), ("4", 0)]
+
+
+def test_behaviour_purge_keeps_what_is_parked(place, orders):
+    """Given an event that was put aside, behind which the subscription has gone on; then it is not purged
+    before it was handled, unless forced, and then it is not parked any more either."""
+    orders.append("good", event())
+    orders.append("bad", [event()] * 2)
+    worker = place.open()
+    worker.follow(set={**FAILING, "on-failure": "park", "batch": "1"}, bad="bad", failures=2, quiet_steps=20)
+    assert [(s, v) for _, s, v in place.seen()] == [("good", 0), ("bad", 1)]
+    place.age(8)
+    orders.call("retain", category="order", age=86400, count=1)
+    assert orders.call("purge")["removed"] == 1 and left(orders) == [("bad", 0), ("bad", 1)]
+    assert orders.call("purge", force=True, max=1)["removed"] == 1 and left(orders) == [("bad", 1)]
+    assert place.verb("parked", "list", "s") == ""
+    assert orders.call("purge")["removed"] == 1 and left(orders) == []
+
+
+def test_behaviour_a_parked_stream_goes_on_when_what_blocks_it_is_cut_off(place, orders):
+    """Given a stream that waits behind a parked event; when that one is truncated; then the others can be
+    retried, and the stream goes on."""
+    orders.append("bad", [event()] * 3)
+    worker = place.open()
+    worker.follow(set={**FAILING, "on-failure": "park-stream"}, bad="bad", quiet_steps=20)
+    orders.call("truncate", category="order", stream="bad", before=1)
+    assert worker.call("retry_parked", name="s", until=100)["retried"] == 2
+    orders.append("bad", event())
+    worker.follow(until=1)
+    assert [v for _, _, v in place.seen()] == [1, 2, 3]
+
+
+def test_behaviour_an_aggregate_whose_events_are_gone_goes_on(place, orders):
+    """Given a stream whose events were all purged, and one of which a snapshot is left; then both can be
+    saved at the version that they have."""
+    orders.append("1", [event("Added", data=5)] * 3)
+    orders.append("2", [event("Added", data=1)] * 4)
+    orders.call("snapshot", category="order", stream="2", version=1, state="2")
+    place.age(8)
+    orders.call("retain", category="order", age=86400)
+    assert orders.call("purge")["removed"] == 7
+    assert orders.load("1") == (2, []) and orders.load("2")[0] == 3
+    assert orders.call("save", category="order", stream="1", add=7)["total"] == 0
+    assert orders.call("save", category="order", stream="2", add=7)["total"] == 2
+    assert left(orders) == [("1", 3), ("2", 4)]
+
+
 def test_behaviour_positions_are_never_used_again(place, orders):
     """Given a store whose last events were purged; then new ones come behind them all the same."""
     orders.append("1", [event()] * 3)
