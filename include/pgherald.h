@@ -381,7 +381,8 @@ HERALD_API int herald_subscription_set(struct herald_subscription *m, const char
 				       const char *value);
 HERALD_API void herald_subscription_on(struct herald_subscription *m, herald_handler *fn, void *user);
 
-/* As those of a stream, above. A step handles one batch at most. */
+/* As those of a stream, above; connecting does not hold a step up either. A step handles one batch
+ * at most. */
 HERALD_API int herald_subscription_run(struct herald_subscription *m);
 HERALD_API int herald_subscription_fd(struct herald_subscription *m);
 HERALD_API int herald_subscription_step(struct herald_subscription *m, int timeout_ms);

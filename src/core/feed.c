@@ -15,12 +15,14 @@ static bool is_of_parked(const struct feed *f)
 	return f->settings->parked;
 }
 
-int feed_init(struct feed *f, const struct settings *settings, const char *owner, struct err *err)
+int feed_init(struct feed *f, const struct settings *settings, const char *owner,
+	      const _Atomic int *stop, struct err *err)
 {
 	*f = (struct feed){ .settings = settings, .owner = owner, .socket = -1 };
 	if (store_init(&f->store, settings->connection, err))
 		return -1;
 	f->store.schema = settings->schema;
+	f->store.stop = stop;
 	return 0;
 }
 
@@ -134,10 +136,18 @@ static int resume(struct feed *f, const struct store_identity *now, int64_t done
 	return 0;
 }
 
-int feed_connect(struct feed *f, int64_t done, struct err *err)
+bool feed_connecting(const struct feed *f)
+{
+	return f->store.dial;
+}
+
+int feed_connect(struct feed *f, int wake, int64_t done, struct err *err)
 {
 	struct store_identity now;
+	int there = store_connect(&f->store, wake, err);
 
+	if (there <= 0)
+		return there;
 	f->socket = -1;
 	if (store_call(&f->store, err, identify, &now))
 		return -1;
@@ -145,7 +155,7 @@ int feed_connect(struct feed *f, int64_t done, struct err *err)
 		f->is = now;
 	if (f->known ? resume(f, &now, done, err) : begin(f, err))
 		return -1;
-	return store_call(&f->store, err, listen, &f->socket);
+	return store_call(&f->store, err, listen, &f->socket) ? -1 : 1;
 }
 
 /* ---- a partition ---- */

@@ -24,14 +24,16 @@ struct feed {
 	int64_t followed; /* without a name: the last position that was read */
 };
 
-/* Nothing is connected yet. Settings and owner are borrowed. */
+/* Nothing is connected yet. Settings, owner and stop, which ends long waits, are borrowed. */
 int feed_init(struct feed *f, const struct settings *settings, const char *owner,
-	      struct err *err) MUST_CHECK;
+	      const _Atomic int *stop, struct err *err) MUST_CHECK;
 void feed_release(struct feed *f);
 
-/* The first time it makes the subscription where it is not there, and lets what had stopped go on.
- * Later it must be the same store, with everything up to `done`: LOST otherwise. */
-int feed_connect(struct feed *f, int64_t done, struct err *err) MUST_CHECK;
+/* 1: it is connected; 0: not yet, the eventfd `wake` says when to call it again; -1. The first time
+ * it makes the subscription where it is not there, and lets what had stopped go on. Later it must
+ * be the same store, with everything up to `done`: LOST otherwise. */
+int feed_connect(struct feed *f, int wake, int64_t done, struct err *err) MUST_CHECK;
+bool feed_connecting(const struct feed *f); /* and not there yet */
 void feed_disconnect(struct feed *f);
 bool feed_connected(const struct feed *f);
 bool feed_lost_lease(const struct feed *f);

@@ -487,10 +487,13 @@ static int lost(struct subscription *s, struct err *err)
 
 static int connect_feed(struct subscription *s, struct err *err)
 {
+	int there;
+
 	if (clock_ms() < s->retry_ms)
 		return 0;
-	if (feed_connect(&s->feed, (int64_t)s->handed, err))
-		return lost(s, err);
+	there = feed_connect(&s->feed, s->loop.progress, (int64_t)s->handed, err);
+	if (there <= 0)
+		return there < 0 ? lost(s, err) : 0;
 	if (!s->source.db.n)
 		describe_source(s);
 	if (s->feed.socket >= 0)
@@ -603,7 +606,7 @@ static int rest(struct subscription *s)
 	int64_t ms = TICK_MS, now = clock_ms();
 
 	if (!feed_connected(&s->feed))
-		return s->retry_ms > now ? TICK_MS : 0;
+		return feed_connecting(&s->feed) || s->retry_ms > now ? TICK_MS : 0;
 	if (s->draining)
 		return TICK_MS;
 	if (feed_next(&s->feed) && s->outputs.opened)
@@ -650,7 +653,7 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	gethostname(host, sizeof(host) - 1);
 	strbuf_printf(&s->owner, "%s/%d", host, (int)getpid());
-	if (feed_init(&s->feed, o, strbuf_cstr(&s->owner), err) ||
+	if (feed_init(&s->feed, o, strbuf_cstr(&s->owner), &s->stop, err) ||
 	    loop_open(&s->loop, TICK_MS, err) || fanout_check(o, err)) {
 		subscription_close(s);
 		return NULL;

@@ -139,24 +139,10 @@ static void put_source(const struct herald_subscription *m, struct strbuf *b)
 	strbuf_ch(b, '}');
 }
 
-static void configure(struct herald_subscription *m)
-{
-	struct executor *e = &m->executor;
-
-	snprintf(m->owner, sizeof(m->owner), "pid %d", (int)getpid());
-	e->owner = m->values[OWNER] ? m->values[OWNER] : m->owner;
-	e->lease_ms = number(m, LEASE);
-	e->batch = (int)number(m, BATCH);
-	e->max_sleep_ms = (int)number(m, MAX_SLEEP);
-	e->listens = strcmp(value(m, LISTEN), "true") == 0;
-	e->store.schema = value(m, SCHEMA);
-	e->fn = on_event;
-	e->user = m;
-}
-
 /* Makes the subscription where it is not there. */
-static int subscribe(struct herald_subscription *m)
+static int subscribe(void *user, struct err *err)
 {
+	struct herald_subscription *m = user;
 	struct store_subscription sub = { .name = m->name,
 					  .partitions = (int)number(m, PARTITIONS),
 					  .start = value(m, START),
@@ -168,13 +154,29 @@ static int subscribe(struct herald_subscription *m)
 
 	put_source(m, &source);
 	sub.source = strbuf_cstr(&source);
-	made = store_call(&m->executor.store, &m->err, subscribe, &sub);
+	made = store_call(&m->executor.store, err, subscribe, &sub);
 	strbuf_release(&source);
 	return made < 0 ? -1 : 0;
 }
 
-/* 0, 1: try again later, -1. The connection may be away for now. */
-static int begin(struct herald_subscription *m)
+static void configure(struct herald_subscription *m)
+{
+	struct executor *e = &m->executor;
+
+	snprintf(m->owner, sizeof(m->owner), "pid %d", (int)getpid());
+	e->owner = m->values[OWNER] ? m->values[OWNER] : m->owner;
+	e->lease_ms = number(m, LEASE);
+	e->batch = (int)number(m, BATCH);
+	e->max_sleep_ms = (int)number(m, MAX_SLEEP);
+	e->listens = strcmp(value(m, LISTEN), "true") == 0;
+	e->store.schema = value(m, SCHEMA);
+	e->begin = subscribe;
+	e->fn = on_event;
+	e->user = m;
+}
+
+/* Before the first call that connects. */
+static int prepare(struct herald_subscription *m)
 {
 	if (m->made)
 		return 0;
@@ -183,10 +185,14 @@ static int begin(struct herald_subscription *m)
 	if (!m->fn)
 		return err_set(&m->err, ERR_USAGE, "nothing to do: no handler");
 	configure(m);
-	if (subscribe(m))
-		return m->err.kind == ERR_RETRY ? 1 : -1;
 	m->made = true;
 	return 0;
+}
+
+/* For calls that are no steps: the subscription is there afterwards. */
+static int begin(struct herald_subscription *m)
+{
+	return prepare(m) || subscribe(m, &m->err) ? -1 : 0;
 }
 
 int herald_subscription_fd(struct herald_subscription *m)
@@ -196,11 +202,7 @@ int herald_subscription_fd(struct herald_subscription *m)
 
 int herald_subscription_step(struct herald_subscription *m, int timeout_ms)
 {
-	int begun = begin(m);
-
-	if (begun > 0)
-		return executor_pause(&m->executor, timeout_ms);
-	return begun < 0 ? -1 : executor_step(&m->executor, timeout_ms, &m->err);
+	return prepare(m) ? -1 : executor_step(&m->executor, timeout_ms, &m->err);
 }
 
 int herald_subscription_run(struct herald_subscription *m)

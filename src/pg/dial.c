@@ -22,8 +22,9 @@ struct dial {
 	_Atomic enum dial_state state;
 	int wake;
 	char *conninfo;
+	bool both;
 	PGconn *sql, *repl;
-	struct err err; /* why repl is NULL */
+	struct err err; /* why one of them is NULL */
 };
 
 static void dial_free(struct dial *d)
@@ -50,7 +51,7 @@ static void *run(void *arg)
 	uint64_t one = 1;
 
 	d->sql = conn_open(d->conninfo, CONN_SQL, &d->err);
-	if (d->sql && d->state == DIALLING)
+	if (d->sql && d->both && d->state == DIALLING)
 		d->repl = conn_open(d->conninfo, CONN_REPLICATION, &d->err);
 	if (!enter(d, DONE))
 		dial_free(d);
@@ -60,13 +61,14 @@ static void *run(void *arg)
 	return NULL;
 }
 
-struct dial *dial_start(const char *conninfo, int wake, struct err *err)
+static struct dial *start(const char *conninfo, bool both, int wake, struct err *err)
 {
 	struct dial *d = mem_alloc(sizeof(*d));
 	sigset_t all, before;
 	int failed;
 
 	d->conninfo = mem_strdup(conninfo ? conninfo : "");
+	d->both = both;
 	d->wake = fcntl(wake, F_DUPFD_CLOEXEC, 0);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
@@ -79,6 +81,16 @@ struct dial *dial_start(const char *conninfo, int wake, struct err *err)
 	return NULL;
 }
 
+struct dial *dial_start(const char *conninfo, int wake, struct err *err)
+{
+	return start(conninfo, true, wake, err);
+}
+
+struct dial *dial_start_sql(const char *conninfo, int wake, struct err *err)
+{
+	return start(conninfo, false, wake, err);
+}
+
 int dial_take(struct dial **dial, PGconn **sql, PGconn **repl, struct err *err)
 {
 	struct dial *d = *dial;
@@ -87,10 +99,11 @@ int dial_take(struct dial **dial, PGconn **sql, PGconn **repl, struct err *err)
 	if (d->state != DONE)
 		return 0;
 	pthread_join(d->thread, NULL);
-	there = d->repl ? 1 : -1;
+	there = (d->both ? d->repl : d->sql) ? 1 : -1;
 	if (there > 0) {
 		*sql = d->sql;
-		*repl = d->repl;
+		if (d->both)
+			*repl = d->repl;
 		d->sql = d->repl = NULL;
 	} else {
 		*err = d->err;

@@ -14,8 +14,11 @@ struct dial;
  * be, the eventfd `wake` is written to; a copy of it is used. NULL: no thread could be made. */
 struct dial *dial_start(const char *conninfo, int wake, struct err *err) MUST_CHECK;
 
-/* 1: both are there and the caller's, who ends them with PQfinish; -1: they cannot be had, as
- * conn_open says it; *d is NULL then. 0: not yet. */
+/* The same for a CONN_SQL connection alone. */
+struct dial *dial_start_sql(const char *conninfo, int wake, struct err *err) MUST_CHECK;
+
+/* 1: they are there and the caller's, who ends them with PQfinish; -1: they cannot be had, as
+ * conn_open says it; *d is NULL then. 0: not yet. repl is not looked at where there is none. */
 int dial_take(struct dial **d, PGconn **sql, PGconn **repl, struct err *err) MUST_CHECK;
 
 /* Wants the connections no more. One that is almost there is waited for a moment, else the thread

@@ -90,7 +90,7 @@ void executor_stop(struct executor *e)
 {
 	uint64_t one = 1;
 
-	e->stopped = true;
+	e->stopped = 1;
 	if (write(e->wake, &one, sizeof(one)) < 0) {
 		/* the timer will see it */
 	}
@@ -136,6 +136,8 @@ static int give_up(struct executor *e, const struct store_event *event, const ch
 {
 	enum store_outcome outcome;
 
+	if (!e->store.state)
+		return err_set(err, ERR_RETRY, "the connection was lost");
 	if (store_call(&e->store, err, fail, &e->lease, event->position, why, &outcome))
 		return -1;
 	e->has_lease = outcome == STORE_PARKED; /* otherwise it was given back */
@@ -180,6 +182,9 @@ static int work(struct executor *e, struct err *err)
 {
 	int found;
 
+	if (!e->begun && e->begin(e->user, err))
+		return -1;
+	e->begun = true;
 	if (!e->has_lease) {
 		e->lease = (struct store_lease){ .name = e->name };
 		found = store_call(&e->store, err, claim, e->owner, e->lease_ms, &e->lease);
@@ -233,7 +238,11 @@ int executor_step(struct executor *e, int timeout_ms, struct err *err)
 		release_lease(e);
 		return 1;
 	}
-	done = work(e, err);
+	done = store_connect(&e->store, e->wake, err);
+	if (done == 0)
+		return 0;
+	if (done > 0)
+		done = work(e, err);
 	if (!e->store.state && was_connected)
 		forget_socket(e);
 	if (done < 0)
@@ -246,14 +255,6 @@ int executor_step(struct executor *e, int timeout_ms, struct err *err)
 	e->sleep_ms = 0;
 	wake_in(e, 0);
 	return 0;
-}
-
-int executor_pause(struct executor *e, int timeout_ms)
-{
-	wake_in(e, backoff_next(&e->backoff));
-	if (wait_due(e, timeout_ms))
-		wake_in(e, 0); /* for the step that the caller can make now */
-	return e->stopped;
 }
 
 /* ---- parked events ---- */
@@ -312,7 +313,10 @@ int executor_init(struct executor *e, const char *url, const char *name, struct 
 	epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &event);
 	epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->wake, &event);
 	wake_in(e, 0);
-	return store_init(&e->store, url, err);
+	if (store_init(&e->store, url, err))
+		return -1;
+	e->store.stop = &e->stopped;
+	return 0;
 }
 
 void executor_release(struct executor *e)

@@ -22,11 +22,13 @@ struct executor {
 	int64_t lease_ms;
 	int batch; /* the most events of one transaction */
 	int max_sleep_ms;
-	bool listens; /* to be woken, where the store can */
+	bool listens;                              /* to be woken, where the store can */
+	int (*begin)(void *user, struct err *err); /* once, when it is connected first */
 	executor_fn *fn;
 	void *user;
 
 	/* Its own: */
+	bool begun;
 	struct store_lease lease;
 	bool has_lease;
 	int64_t claimed_ms;
@@ -37,7 +39,7 @@ struct executor {
 	struct backoff backoff;
 	int epoll, timer, wake;
 	int socket; /* that we listen on, or -1 */
-	_Atomic bool stopped;
+	_Atomic int stopped;
 };
 
 /* An executor for a store and a name with usual values, to be filled in. */
@@ -48,12 +50,8 @@ void executor_release(struct executor *e); /* gives back what it has claimed */
 int executor_fd(const struct executor *e);
 
 /* Waits up to timeout_ms (-1: as long as needed) and works on what there is, at most one batch.
- * 0: go on, 1: it was stopped, -1: it cannot go on. */
+ * Connecting goes on beside the steps. 0: go on, 1: it was stopped, -1: it cannot go on. */
 int executor_step(struct executor *e, int timeout_ms, struct err *err) MUST_CHECK;
-
-/* Instead of a step, when the store could not be reached: waits with a growing pause. 0, or 1: it
- * was stopped. */
-int executor_pause(struct executor *e, int timeout_ms);
 
 /* Lets the handler work on parked events, each in a transaction of its own, until one fails or none
  * is left. *done counts. 0, or -1. */

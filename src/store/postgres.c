@@ -1,6 +1,6 @@
 /* The event store in PostgreSQL: thin calls of its SQL functions. */
 #include "base/time.h"
-#include "pg/conn.h"
+#include "pg/dial.h"
 #include "store/migrations.h"
 #include "store/postgres_lists.h"
 
@@ -155,24 +155,50 @@ static int run(struct store *s, const char *sql, struct err *err)
 	return call(s, err, &ignored, sql, "");
 }
 
-static int postgres_open(struct store *s, struct err *err)
+/* Takes over a connection that was opened. */
+static int begin_with(struct store *s, PGconn *conn, struct err *err)
 {
 	struct postgres *p;
-	PGconn *conn;
 
-	if (migrations_check_schema(s->schema, err))
-		return -1;
-	conn = conn_open(s->url, CONN_SQL, err);
-	if (!conn)
-		return -1;
 	PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
 	s->state = p = mem_alloc(sizeof(*p));
 	p->conn = conn;
+	if (s->stop)
+		conn_stop_by(conn, s->stop);
 	if (run(s, "RESET search_path", err)) /* handlers work on it, with names of their own */
 		return -1;
 	if (PQserverVersion(conn) < 130000)
 		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
 	return 0;
+}
+
+static int postgres_open(struct store *s, struct err *err)
+{
+	PGconn *conn;
+
+	if (migrations_check_schema(s->schema, err))
+		return -1;
+	conn = conn_open(s->url, CONN_SQL, err);
+	return conn ? begin_with(s, conn, err) : -1;
+}
+
+static int postgres_dial(struct store *s, int wake, struct err *err)
+{
+	PGconn *conn;
+	int there;
+
+	if (migrations_check_schema(s->schema, err))
+		return -1;
+	if (!s->dial)
+		s->dial = dial_start_sql(s->url, wake, err);
+	there = s->dial ? dial_take(&s->dial, &conn, NULL, err) : -1;
+	return there > 0 && begin_with(s, conn, err) ? -1 : there;
+}
+
+static void postgres_hang_up(struct store *s)
+{
+	dial_leave(s->dial);
+	s->dial = NULL;
 }
 
 /* ---- making it ---- */
@@ -632,6 +658,8 @@ static int postgres_redact(struct store *s, int64_t position, const char *data, 
 
 const struct store_backend store_postgres = {
 	.open = postgres_open,
+	.dial = postgres_dial,
+	.hang_up = postgres_hang_up,
 	.close = postgres_close,
 	.broken = postgres_broken,
 	.handle = postgres_handle,

@@ -36,18 +36,38 @@ void store_disconnect(struct store *s)
 void store_release(struct store *s)
 {
 	store_disconnect(s);
+	if (s->dial)
+		s->backend->hang_up(s);
 	free(s->url);
 	s->url = NULL;
 }
 
-int store_ready(struct store *s, struct err *err)
+/* Whether it may be connected, if it is not. */
+static int check_lost(struct store *s, struct err *err)
 {
 	s->reason = STORE_NO_REASON;
-	if (s->state)
-		return 0;
-	if (s->in_transaction)
+	if (!s->state && s->in_transaction)
 		return err_set(err, ERR_RETRY, "the transaction was lost with its connection");
-	if (s->backend->open(s, err) == 0)
+	return 0;
+}
+
+int store_connect(struct store *s, int wake, struct err *err)
+{
+	int there;
+
+	if (s->state || !s->backend->dial)
+		return store_ready(s, err) ? -1 : 1;
+	there = check_lost(s, err) ? -1 : s->backend->dial(s, wake, err);
+	if (there < 0)
+		store_disconnect(s);
+	return there;
+}
+
+int store_ready(struct store *s, struct err *err)
+{
+	if (check_lost(s, err))
+		return -1;
+	if (s->state || s->backend->open(s, err) == 0)
 		return 0;
 	store_disconnect(s);
 	return -1;

@@ -31,10 +31,12 @@ struct store {
 	bool make;                  /* a file that is not there is made */
 	const char *schema;         /* PostgreSQL only; set before the first call */
 	const char *stream_id_type; /* likewise, for a store that is made: "text" or "uuid" */
-	void *state;                /* the backend's; NULL: not connected */
-	bool in_transaction;        /* between begin and commit or rollback */
-	enum store_reason reason;   /* of the last call that failed */
-	int64_t expected, actual;   /* versions, when it was a conflict */
+	const _Atomic int *stop; /* answers are waited for a second more when it is set; may be NULL */
+	void *state;             /* the backend's; NULL: not connected */
+	struct dial *dial;       /* a connection that is being opened in the background */
+	bool in_transaction;     /* between begin and commit or rollback */
+	enum store_reason reason; /* of the last call that failed */
+	int64_t expected, actual; /* versions, when it was a conflict */
 };
 
 /* Versions that append can expect, beside those of a stream. */
@@ -121,6 +123,8 @@ enum store_list {
  * that go in are borrowed for the call. Outside of a transaction each call is one of its own. */
 struct store_backend {
 	int (*open)(struct store *s, struct err *err);
+	int (*dial)(struct store *s, int wake, struct err *err); /* as store_connect; may be NULL */
+	void (*hang_up)(struct store *s);
 	void (*close)(struct store *s);
 	bool (*broken)(struct store *s);  /* the connection is of no use any more */
 	void *(*handle)(struct store *s); /* PGconn * or sqlite3 * */
@@ -193,6 +197,10 @@ void store_disconnect(struct store *s); /* likewise; the next call connects agai
 /* Makes the store or brings it up to date: it has this version now, and so many migrations were
  * missing. */
 int store_make(struct store *s, int *applied, int *version, struct err *err) MUST_CHECK;
+
+/* Connects without waiting for it: 1 it is connected; 0 not yet: the eventfd `wake` is written to
+ * when this is to be called again; -1. */
+int store_connect(struct store *s, int wake, struct err *err) MUST_CHECK;
 
 /* store_call(s, err, append, ...): a function of the backend, connected first, and afterwards
  * disconnected where the connection broke. */

@@ -304,7 +304,7 @@ static int do_follow(json_t *c, json_t *answer)
 	if (herald_subscription_fd(m) < 0)
 		done = -1;
 	while (done == 0 && (!quiet || idle < quiet)) {
-		done = herald_subscription_step(m, 5000);
+		done = herald_subscription_step(m, (int)number(c, "timeout", 5000));
 		idle = f.calls == last ? idle + 1 : 0;
 		last = f.calls;
 	}

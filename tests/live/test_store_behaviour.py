@@ -1,6 +1,7 @@
 """The event store behaves alike in PostgreSQL and in SQLite, through libpgherald and through the verbs."""
 import contextlib
 import json
+import socket
 import threading
 import uuid
 
@@ -629,6 +630,17 @@ def test_behaviour_a_server_that_is_away_at_first(new_server, new_proxy):
         wait_until(lambda: door.refused >= 2, "some tries")
         door.refusing = False
         wait_until(lambda: len(place.seen()) == 1, "the event to be handled")
+
+
+def test_behaviour_steps_do_not_wait_for_a_connection():
+    """Given a server that never answers; then steps that shall not wait do not, and neither does the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"host=127.0.0.1 port={listener.getsockname()[1]} connect_timeout=600"
+        with contextlib.closing(store_driver.Library(url)) as worker:
+            done = worker.call("follow", name="s", quiet_steps=5, timeout=0)
+            assert (done["calls"], done["done"]) == (0, 0)
+            caller, _ = listener.accept()
+            caller.close()
 
 
 def appended(writer, n):

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import random
+import signal
+import socket
 import sqlite3
 import threading
 
@@ -369,6 +371,33 @@ def test_a_standby_takes_over(db, shop, subscribe):
     second.stop()
     one.stop()
     two.stop()
+
+
+def test_a_stop_does_not_wait_for_a_connection():
+    # given pgherald that waits for a server's first words
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = Herald("subscribe", "s", f"host=127.0.0.1 port={listener.getsockname()[1]} connect_timeout=600")
+        caller, _ = listener.accept()
+        # when it is told to stop, then it does
+        one.stop()
+        caller.close()
+
+
+def test_a_stop_does_not_wait_for_a_server_that_fell_silent(new_server, new_proxy, subscribe):
+    # given a subscription at work, whose server does not answer any more
+    db = Database(new_server(tcp=True))
+    store.init(db)
+    door = new_proxy(db.server.port)
+    stream = subscribe(Via(db, host="127.0.0.1", port=door.port), "s")
+    append(db, 0, 4)
+    check(stream.wait_for(5), range(5))
+    asked = sum(len(link.sent) for link in door.links)
+    door.stall(door.links)
+    append(db, 5, 9)
+    stream.wait_until(lambda: sum(len(link.sent) for link in door.links) > asked, "a question")
+    # when it is told to stop, then it does not wait for an answer as long as it else would, 30 s
+    stream.signal(signal.SIGTERM)
+    assert stream.wait_exit(limit=25) == 0
 
 
 @pytest.mark.parametrize("policy", ["stop", "park", "park-stream"])
