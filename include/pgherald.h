@@ -392,6 +392,9 @@ HERALD_API const char *herald_subscription_error(const struct herald_subscriptio
 /* Lets partitions that have stopped try again. */
 HERALD_API int herald_subscription_resume(struct herald_subscription *m);
 
+/* Removes the subscription with its place and what it has parked; nothing where there is none. */
+HERALD_API int herald_subscription_drop(struct herald_subscription *m);
+
 /* Lets the handler work on parked events until one fails or none is left; *done counts them. */
 HERALD_API int herald_subscription_retry_parked(struct herald_subscription *m, int64_t *done);
 

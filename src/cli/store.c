@@ -1,4 +1,4 @@
-/* pgherald store: makes the event store, looks at it. */
+/* pgherald store: makes the event store, looks at it, removes what somebody asks for. */
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/rows.h"
@@ -11,7 +11,7 @@ struct printer {
 	int rows, wrong;
 };
 
-static int init(struct store *store, struct err *err)
+static int init(struct store *store, const struct settings *s, struct err *err)
 {
 	int applied, version;
 
@@ -60,13 +60,13 @@ static int show_number(void *user, int n, const char *const *names, const char *
 	return 0;
 }
 
-static int check(struct store *store, bool json, struct err *err)
+static int check(struct store *store, const struct settings *s, struct err *err)
 {
-	struct printer p = { .json = json };
+	struct printer p = { .json = s->json };
 
 	if (store_call(store, err, list, STORE_CHECK, NULL, show_finding, &p))
 		return -1;
-	if (json)
+	if (s->json)
 		printf("]\n");
 	return p.wrong ? err_set(err, ERR_FAIL, "%d of the checks failed", p.wrong) : 0;
 }
@@ -123,37 +123,99 @@ static int show_subscription(void *user, int n, const char *const *names, const 
 	return 0;
 }
 
-static int stats(struct store *store, bool json, struct err *err)
+static int stats(struct store *store, const struct settings *s, struct err *err)
 {
-	struct printer numbers = { .json = json }, subscriptions = { .json = json };
+	struct printer numbers = { .json = s->json }, subscriptions = { .json = s->json };
 
 	if (store_call(store, err, list, STORE_STATS, NULL, show_number, &numbers))
 		return -1;
-	if (json)
+	if (s->json)
 		printf(",\"subscriptions\":[");
 	if (store_call(store, err, list, STORE_LAG, NULL, show_subscription, &subscriptions))
 		return -1;
-	if (json)
+	if (s->json)
 		printf("]}\n");
 	return 0;
+}
+
+/* ---- events that go ---- */
+
+static int check_stream(const struct settings *s, struct err *err)
+{
+	if (s->category && s->stream_id)
+		return 0;
+	return err_set(err, ERR_USAGE, "name the stream: --category and --stream-id");
+}
+
+static int truncate_stream(struct store *store, const struct settings *s, struct err *err)
+{
+	int64_t removed;
+
+	if (check_stream(s, err))
+		return -1;
+	if (!s->before)
+		return err_set(err, ERR_USAGE, "say before which version: --before");
+	if (store_call(store, err, truncate, s->category, s->stream_id, s->before, &removed))
+		return -1;
+	printf("%lld events were removed.\n", (long long)removed);
+	return 0;
+}
+
+static int delete_stream(struct store *store, const struct settings *s, struct err *err)
+{
+	int64_t removed;
+
+	if (check_stream(s, err) ||
+	    store_call(store, err, remove, s->category, s->stream_id, &removed))
+		return -1;
+	printf("%lld events were removed.\n", (long long)removed);
+	return 0;
+}
+
+static int redact(struct store *store, const struct settings *s, struct err *err)
+{
+	int done;
+
+	if (!s->position)
+		return err_set(err, ERR_USAGE, "name the event: --position");
+	done = store_call(store, err, redact, s->position, "{}");
+	if (done == 0)
+		return err_set(err, ERR_FAIL, "there is no event at position %lld",
+			       (long long)s->position);
+	return done < 0 ? -1 : 0;
+}
+
+static const struct {
+	const char *name;
+	int (*run)(struct store *store, const struct settings *s, struct err *err);
+} tasks[] = {
+	{ "init", init },
+	{ "check", check },
+	{ "stats", stats },
+	{ "truncate", truncate_stream },
+	{ "delete", delete_stream },
+	{ "redact", redact },
+};
+
+static int run(struct store *store, const struct settings *s, struct err *err)
+{
+	if (!s->task)
+		return err_set(err, ERR_USAGE,
+			       "say what to do: init, check, stats, truncate, delete or redact");
+	if (cli_store(store, s, err))
+		return -1;
+	for (size_t i = 0; i < sizeof(tasks) / sizeof(tasks[0]); i++)
+		if (strcmp(s->task, tasks[i].name) == 0)
+			return tasks[i].run(store, s, err);
+	return -1;
 }
 
 int store_run(const struct command *command, struct settings *s)
 {
 	struct store store = { 0 };
 	struct err err = { 0 };
-	int failed;
+	int failed = run(&store, s, &err);
 
-	if (!s->task)
-		failed = err_set(&err, ERR_USAGE, "say what to do: init, check or stats");
-	else if (cli_store(&store, s, &err))
-		failed = -1;
-	else if (strcmp(s->task, "init") == 0)
-		failed = init(&store, &err);
-	else if (strcmp(s->task, "check") == 0)
-		failed = check(&store, s->json, &err);
-	else
-		failed = stats(&store, s->json, &err);
 	if (failed)
 		fprintf(stderr, "pgherald: %s\n", err.msg);
 	store_release(&store);

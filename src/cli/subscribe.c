@@ -45,6 +45,8 @@ static int sort_arguments(struct settings *s, struct err *err)
 			"--follow");
 	if (s->follow && s->parked)
 		return err_set(err, ERR_USAGE, "--parked needs a subscription, --follow has none");
+	if (s->drop && (s->follow || s->parked))
+		return err_set(err, ERR_USAGE, "--drop goes with a subscription's name alone");
 	if (!s->follow && !s->subscription)
 		return err_set(err, ERR_USAGE,
 			       "name the subscription, or say --follow to see new events");
@@ -61,6 +63,19 @@ static int check_start(const struct settings *s, struct err *err)
 		return err_set(err, ERR_USAGE,
 			       "--start: \"%s\" is neither beginning nor end nor a position", start);
 	return 0;
+}
+
+static int drop(const struct settings *s, struct err *err)
+{
+	struct store store = { 0 };
+	int done = cli_store(&store, s, err);
+
+	if (!done)
+		done = store_call(&store, err, unsubscribe, s->subscription);
+	if (done == 0)
+		done = err_set(err, ERR_CONFIG, "there is no subscription %s", s->subscription);
+	store_release(&store);
+	return done < 0 ? -1 : 0;
 }
 
 static int deliver(const struct settings *settings, struct err *err)
@@ -85,7 +100,7 @@ int subscribe_run(const struct command *command, struct settings *settings)
 
 	handle_signals();
 	failed = sort_arguments(settings, &err) || check_start(settings, &err) ||
-		 deliver(settings, &err);
+		 (settings->drop ? drop(settings, &err) : deliver(settings, &err));
 	if (failed)
 		log_error("%s", err.msg);
 	cli_free(settings);

@@ -62,11 +62,12 @@ struct settings {
 	const char *schema; /* of the event store */
 	const char *stream_id_type;
 	const char *category, *stream_id, *types, *topics; /* NULL: any */
-	int64_t after;
+	int64_t after, before;
 	bool follow, force;
 	const char *start;           /* beginning, end or a position; NULL: the verb's own */
 	const char *on_failure;      /* NULL: as it is, or stop */
 	bool parked;                 /* those that are parked, instead of new ones */
+	bool drop;                   /* the subscription */
 	int64_t partitions;          /* 0: as many as there are, or 1 */
 	int64_t attempts;            /* 0: as it is */
 	int64_t lease;               /* seconds */

@@ -234,6 +234,13 @@ int herald_subscription_resume(struct herald_subscription *m)
 	return store_call(&m->executor.store, &m->err, resume, m->name, &resumed) < 0 ? -1 : 0;
 }
 
+int herald_subscription_drop(struct herald_subscription *m)
+{
+	if (!m->made)
+		configure(m);
+	return store_call(&m->executor.store, &m->err, unsubscribe, m->name) < 0 ? -1 : 0;
+}
+
 int herald_subscription_retry_parked(struct herald_subscription *m, int64_t *done)
 {
 	*done = 0;

@@ -49,6 +49,22 @@ static int64_t member(const char *json, const char *name)
 	return at ? strtoll(at + strlen(name), NULL, 10) : 0;
 }
 
+/* The server's words without "ERROR:"; a conflict's detail is for programs. */
+static void quote(const struct store *s, const PGresult *res, struct err *err)
+{
+	const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
+	bool has_detail = detail && s->reason != STORE_CONFLICT;
+
+	if (!text)
+		return; /* the connection broke */
+	err_set(err, err->kind, "%s%s%s%s%s", text, has_detail ? ": " : "",
+		has_detail ? detail : "", hint ? ". " : "", hint ? hint : "");
+	for (char *p = err->msg; (p = strchr(p, '\n')) != NULL; p++)
+		*p = ' ';
+}
+
 /* What the server's SQLSTATE means here. */
 static void explain(struct store *s, const PGresult *res, struct err *err)
 {
@@ -66,6 +82,7 @@ static void explain(struct store *s, const PGresult *res, struct err *err)
 		s->expected = member(detail, "\"expected\": ");
 		s->actual = member(detail, "\"actual\": ");
 	}
+	quote(s, res, err);
 	if (strcmp(state, "3F000") == 0 || strcmp(state, "42883") == 0 || strcmp(state, "42P01") == 0)
 		err_set(err,
 			ERR_CONFIG, "there is no event store of this version in schema %s of database \"%s\": run pgherald store init",

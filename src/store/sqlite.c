@@ -88,7 +88,10 @@ static int fail(struct store *s, struct err *err)
 			       "there is no event store in %s: run pgherald store init", s->url);
 	if (code == SQLITE_CONSTRAINT_UNIQUE && strstr(text, "herald_event.id"))
 		return store_refuse(s, STORE_ID_IN_USE, err, "two of the events have one id");
-	return err_set(err, classify(code), "%s: %s", s->url, text);
+	return err_set(err, classify(code), "%s: %s%s", s->url, text,
+		       (code & 0xff) == SQLITE_FULL || (code & 0xff) == SQLITE_IOERR
+			       ? "; is its disk full? Nothing of the transaction was written"
+			       : "");
 }
 
 static int run_text(struct store *s, const char *sql, struct err *err)

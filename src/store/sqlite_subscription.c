@@ -181,7 +181,9 @@ static int make(struct store *s, const struct store_subscription *sub, const str
 		sqlite3_reset(row);
 		if (!same)
 			return store_refuse(s, STORE_NO_SUBSCRIPTION, err,
-					    "subscription %s has another source", sub->name);
+					    "subscription %s has another source. Take another "
+					    "name, or drop it: pgherald subscribe --drop",
+					    sub->name);
 		return change(s, sub, err);
 	}
 	if (start_of(s, sub->start, &start, err) ||

@@ -340,6 +340,17 @@ static int do_resume(json_t *c, json_t *answer)
 	return 0;
 }
 
+static int do_drop(json_t *c, json_t *answer)
+{
+	struct follower f;
+	struct herald_subscription *m = make_subscription(c, &f);
+	int failed = herald_subscription_drop(m);
+
+	herald_subscription_free(m);
+	json_object_set_new(answer, "failed", json_boolean(failed));
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(json_t *command, json_t *answer);
@@ -364,6 +375,7 @@ static const struct {
 	{ "follow", do_follow },
 	{ "retry_parked", do_retry_parked },
 	{ "resume", do_resume },
+	{ "drop", do_drop },
 };
 
 static json_t *answer_to(json_t *c)

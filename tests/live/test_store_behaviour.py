@@ -559,6 +559,42 @@ def test_behaviour_truncate_delete_redact(orders):
 # The verbs
 
 
+def test_behaviour_the_verbs_truncate_delete_redact_drop(place, orders):
+    orders.append("1", [event(data={"name": "Ann"}) for _ in range(4)])
+    orders.append("2", event())
+    place.open().follow(until=5)
+    stream = ("--category", "order", "--stream-id")
+    assert place.verb("store", "truncate", *stream, "1", "--before", 2) == "2 events were removed.\n"
+    assert place.verb("store", "delete", *stream, "2") == "1 events were removed.\n"
+    first, second = orders.read()
+    place.verb("store", "redact", "--position", first["position"])
+    assert [e["data"] for e in orders.read()] == [{}, {"name": "Ann"}]
+    with refused("deleted"):
+        orders.append("2", event())
+    for wrong, code, said in ((("truncate", *stream, "1"), 64, "--before"), (("delete", *stream[:2]), 64, "--stream-id"),
+                              (("redact",), 64, "--position"), (("redact", "--position", 99), 1, "position 99")):
+        done = run("store", wrong[0], place.url, *wrong[1:])
+        assert done.code == code and said in done.err, done
+    # a subscription that nobody needs keeps a purge from its work no more
+    orders.call("retain", category="order", count=1)
+    orders.append("1", [event()] * 2)
+    assert orders.call("purge")["removed"] == 2
+    place.verb("subscribe", "s", "--drop")
+    assert orders.call("purge")["removed"] == 1
+    done = run("subscribe", "s", place.url, "--drop")
+    assert done.code == 78 and "there is no subscription s" in done.err, done
+    assert place.open().call("drop", name="s")["failed"] is False
+
+
+def test_behaviour_errors_say_what_is_wrong_and_no_more(place, orders):
+    orders.append("1", event())
+    done = run("append", place.url, "--category", "order", stdin='{"stream": "1", "type": "A", "expected": 7}\n')
+    assert done.code == 1 and "was not appended: stream order/1 must be at version 7, but it is at version 0" in done.err
+    assert "ERROR" not in done.err and "actual" not in done.err
+    place.open().follow(until=1)
+    done = run("subscribe", "s", place.url, "--category", "other")
+    assert done.code == 1 and 'msg="subscription s has another source' in done.err and "--drop" in done.err, done.err
+
 def test_behaviour_the_verbs_append_read_load(place, orders):
     lines = [{"stream": str(n % 3), "type": "T", "data": {"n": n}, "id": ids(1, n)[0]} for n in range(30)]
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -101,7 +101,8 @@ begin
 	select s.* into here from herald.subscription s where s.name = subscribe.name for update;
 	if here.source <> subscribe.source then
 		raise exception 'subscription % has another source: %', name, here.source
-			using errcode = 'PH006', hint = 'Take another name, or drop it by herald.unsubscribe.';
+			using errcode = 'PH006', hint = 'Take another name, or drop it: herald.unsubscribe,'
+				' or pgherald subscribe --drop.';
 	end if;
 	perform herald.set_options(subscribe.name, options);
 	if coalesce(here.next_partitions, here.partitions) <> subscribe.partitions then
