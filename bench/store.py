@@ -2,7 +2,7 @@
 
     script/bench store [--seconds N] [--rounds N] [--events N] [--only PART]
 
-PART is append, woken, bulk, read, catchup, latency or executors; --events 1000000 is a long way to catch up.
+PART is append, woken, bulk, read, catchup, latency, executors, purge or sqlite; --events 1000000 is a long way to catch up.
 
 Appends by herald.append are compared with the same work by hand, in turn, by pgbench on prepared
 statements; figures are medians over the rounds. The ratios count, not the absolute numbers:
@@ -293,20 +293,71 @@ def bench_executors(server, db, args):
     print(f"4 executors, 5 ms each: {rates[4]:,.0f} events/s, {rates[4] / rates[1]:.1f} x one")
 
 
-def bench_sqlite(server, db, args):
-    """The store in a SQLite file, through the library."""
+def append_singly(db, stop, times):
+    """Appends one event after the other, and how long each takes in ms; 2,000, or until it is stopped."""
+    with contextlib.closing(open_store(db).connection) as connection:
+        here = store.Store(connection)
+        while not stop.is_set() if stop else len(times) < 2000:
+            begin = time.monotonic()
+            here.append(f"s{len(times) % STREAMS}", {"type": "Placed", "data": json.loads(DATA)})
+            times.append(1000 * (time.monotonic() - begin))
+
+
+def show_appends(where, n, p99, longest):
+    print(f"{where}: {n:,} appends, one after the other: p99 {p99:.1f} ms, longest {longest:.1f} ms")
+
+
+def bench_purge(server, db, args):
+    """A purge by count of nine tenths of the events, beside appends to the streams that it cuts."""
+    each = max(args.events // STREAMS, 2)
+    for n in range(each):
+        db.sql("select herald.append('order', 's' || i, %s::jsonb) from generate_series(0, %s) i",
+               (json.dumps({"type": "Placed", "data": json.loads(DATA)}), STREAMS - 1))
+    db.sql("vacuum analyze")
+    db.sql("checkpoint")
+    alone, beside, batches, removed = [], [], [], 0
+    append_singly(db, None, alone)
+    with contextlib.closing(open_store(db).connection) as connection:
+        here = store.Store(connection)
+        here.call("retain", "order", None, max(each // 10, 1))
+        with running(lambda stop: append_singly(db, stop, beside)):
+            while True:
+                begin = time.monotonic()
+                n = here.call("purge", 1000)[0][0]
+                if n < 10:  # what the appends push out meanwhile
+                    break
+                batches.append(1000 * (time.monotonic() - begin))
+                removed += n
+    show_appends("alone", len(alone), percent(alone, 0.99), max(alone))
+    show_appends("beside a purge", len(beside), percent(beside, 0.99), max(beside))
+    print(f"purge by count: {removed:,} of {each * STREAMS:,} events of {STREAMS:,} streams, "
+          f"{removed / sum(batches) * 1000:,.0f}/s; a batch p50 {percent(batches, 0.5):.1f} ms, "
+          f"longest {max(batches):.1f} ms")
+    numbers = store_sqlite(args.events, "purge")
+    for name, line in zip(("alone", "beside a purge"), numbers):
+        n, p99, longest = map(float, line.split())
+        show_appends(f"SQLite, {name}", int(n), p99, longest)
+    print(f"SQLite, purge by count: {int(numbers[2]):,} events/s")
+
+
+def store_sqlite(*arguments):
+    """What the program of this name prints of a store in a new file."""
     subprocess.run(["ninja", "-C", f"{ROOT}/build", "store_sqlite"], check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        done = subprocess.run([f"{ROOT}/build/store_sqlite", f"{folder}/store.db", str(args.events)],
-                              capture_output=True, text=True, check=True)
-    for name, line in zip(("bulk append, 1,000 events a call", "read"), done.stdout.splitlines()):
+        return subprocess.run([f"{ROOT}/build/store_sqlite", f"{folder}/store.db", *map(str, arguments)],
+                              capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def bench_sqlite(server, db, args):
+    """The store in a SQLite file, through the library."""
+    for name, line in zip(("bulk append, 1,000 events a call", "read"), store_sqlite(args.events)):
         rate, of_cpu = map(int, line.split())
         print(f"SQLite, {name}: {rate:,} events/s of {args.events:,} ({of_cpu:,}/s of CPU)")
 
 
 PARTS = {"append": bench_append, "woken": bench_woken, "bulk": bench_bulk, "read": bench_read,
          "catchup": bench_catchup, "latency": bench_latency, "executors": bench_executors,
-         "sqlite": bench_sqlite}
+         "purge": bench_purge, "sqlite": bench_sqlite}
 FILLED = "read", "catchup"  # these use the store that the bulk has filled
 
 
