@@ -14,7 +14,7 @@ static int print_page(const struct store_page *page, struct err *err)
 		store_event_json(&out, &page->events[i]);
 		strbuf_ch(&out, '\n');
 	}
-	if (fwrite(out.p, 1, out.n, stdout) != out.n || fflush(stdout))
+	if (page->n && (fwrite(out.p, 1, out.n, stdout) != out.n || fflush(stdout)))
 		failed = err_set(err, ERR_FAIL, "cannot write: %s", strerror(errno));
 	strbuf_release(&out);
 	return failed;

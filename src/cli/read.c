@@ -54,7 +54,7 @@ static int read_page(struct reader *r, int *n, struct err *err)
 		r->next = s->stream_id ? r->page.events[*n - 1].version + 1
 				       : r->page.events[*n - 1].position;
 	r->left -= *n;
-	if (fwrite(r->out.p, 1, r->out.n, stdout) != r->out.n || fflush(stdout))
+	if (*n && (fwrite(r->out.p, 1, r->out.n, stdout) != r->out.n || fflush(stdout)))
 		return err_set(err, ERR_FAIL, "cannot write: %s", strerror(errno));
 	return 0;
 }

@@ -12,6 +12,7 @@ import store_driver
 from herald import run
 from postgres import wait_until
 from store_driver import Refused, event
+from test_output import small_disk  # noqa: F401
 
 
 @pytest.fixture(params=store_driver.PLACES, ids=lambda place: place.__name__.lower())
@@ -696,6 +697,23 @@ def test_behaviour_a_malformed_notification_is_ignored(db):
             db.sql("select pg_notify('herald', %s)", (payload,))
         orders.append("1", event())
         assert worker.answer()["calls"] == 1 and len(place.seen()) == 1
+
+
+def test_behaviour_a_full_disk_is_named_and_nothing_is_lost(small_disk):
+    """Given a store in a file on a disk that fills up; then the append that has no room says so and has not
+    happened, and succeeds once there is room."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 400_000)
+    with contextlib.closing(store_driver.Sqlite(None, small_disk)) as place:
+        orders, n = place.open(), 0
+        with pytest.raises(Refused) as caught:
+            while n < 100:
+                orders.append("1", event(data=f"{n}" + "x" * 10000), n - 1)
+                n += 1
+        assert caught.value.problem == "away" and "is its disk full" in str(caught.value), str(caught.value)
+        ballast.unlink()
+        assert orders.append("1", event(data=f"{n}"), n - 1) == (n, n, False)
+        assert [e["data"].rstrip("x") for e in orders.read()] == [f"{i}" for i in range(n + 1)]
 
 
 def test_behaviour_sqlite_in_memory_is_shared_in_the_process():

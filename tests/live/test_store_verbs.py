@@ -1,5 +1,7 @@
 """pgherald store, append and read."""
+import contextlib
 import json
+import subprocess
 import threading
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import postgres
 import store
 from herald import Herald, run
+from pgbouncer_server import PgBouncer
 from store import event, open_store
 
 
@@ -53,6 +56,40 @@ def test_store_init_makes_what_psql_makes(db, made, server):
         assert "herald" not in dumps[0].replace("pgherald", "")
     finally:
         other.drop()
+
+
+def test_store_init_brings_an_older_store_up_to_date(db):
+    """Given a store of the first version, made by psql, with events; then init adds what it lacks, and its
+    events can be subscribed to."""
+    done = subprocess.run(["psql", "-q1", "-v", "ON_ERROR_STOP=1", "-f", store.SQL[0], db.conninfo],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    open_store(db).append("1", [event("A"), event("B")])
+    wrong = run("store", "check", db.conninfo)
+    assert wrong.code != 0, wrong
+    done = run("store", "init", db.conninfo)
+    assert done.code == 0 and f"version {len(store.SQL)}" in done.out, done
+    assert run("store", "check", db.conninfo).code == 0
+    done = run("subscribe", "s", db.conninfo, "--limit", "2")
+    assert [e["type"] for e in map(json.loads, done.out.splitlines())] == ["A", "B"], done
+
+
+def test_store_verbs_through_a_pooler(db, made):
+    """Given PgBouncer in transaction mode, with other clients' sessions behind it; then append, read and
+    subscribe work as they do without."""
+    db.sql(f"alter database {db.name} set datestyle = 'German'; alter database {db.name} set timezone = 'Asia/Tokyo'")
+    with PgBouncer(db.server, pool_size=2) as bouncer:
+        conninfo = bouncer.conninfo(db.name)
+        events = [event("T", stream=str(n % 7), data=n) for n in range(50)]
+        assert run("append", conninfo, "--category", "order", stdin=lines(events)).code == 0
+        with contextlib.closing(Herald("subscribe", "s", conninfo, "--max-sleep", "50")) as one:
+            one.wait_for(50)
+            assert run("append", conninfo, "--category", "order", stdin=lines(events)).code == 0
+            assert [e["data"] for e in one.wait_for(100)] == list(range(50)) * 2
+            one.stop()
+        seen = printed(run("read", conninfo))
+        assert [e["data"] for e in seen] == list(range(50)) * 2
+        assert [e["time"] for e in seen] == [e["time"] for e in printed(run("read", db.conninfo))]
 
 
 def without_times(dump):
