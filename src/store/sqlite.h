@@ -41,16 +41,21 @@ int64_t sqlite_inserted(struct store *s);
 #define SQLITE_COLUMNS                                                                             \
 	"e.position, e.version, e.time, s.category, s.id, e.id, e.type, e.topic, e.data,"          \
 	" coalesce(e.metadata, '{}')"
-void sqlite_take(struct store_page *page, sqlite3_stmt *row);
+void sqlite_read_take(struct store_page *page, sqlite3_stmt *row);
 
 /* The end of the feed. */
-int sqlite_last_position(struct store *s, int64_t *position, struct err *err) MUST_CHECK;
+int sqlite_read_end(struct store *s, int64_t *position, struct err *err) MUST_CHECK;
 
 /* Number of a stream, 0: there is none. */
-int sqlite_stream(struct store *s, const char *category, const char *stream, int64_t *number,
-		  struct err *err) MUST_CHECK;
+int sqlite_read_stream(struct store *s, const char *category, const char *stream, int64_t *number,
+		       struct err *err) MUST_CHECK;
 
-/* sqlite_append.c, sqlite_subscription.c, sqlite_retention.c: see struct store_backend */
+/* sqlite_append.c and the others: see struct store_backend */
+int sqlite_read_events(struct store *s, const struct store_query *q, struct store_page *page,
+		       struct err *err);
+int sqlite_read_load(struct store *s, const char *category, const char *stream,
+		     struct store_page *page, int64_t *version, struct err *err);
+
 int sqlite_append(struct store *s, const char *category, const char *stream, const char *events,
 		  int64_t expected, struct store_appended *done, struct err *err);
 int sqlite_append_many(struct store *s, const char *events, const char *category,
@@ -69,10 +74,8 @@ int sqlite_subscription_release(struct store *s, const struct store_lease *lease
 int sqlite_subscription_fail(struct store *s, const struct store_lease *lease, int64_t position,
 			     const char *why, enum store_outcome *outcome, struct err *err);
 int sqlite_subscription_resume(struct store *s, const char *name, int64_t *resumed, struct err *err);
-int sqlite_subscription_parked_next(struct store *s, const char *name, struct store_page *page,
-				    struct err *err);
-int sqlite_subscription_parked_done(struct store *s, const char *name, int64_t position,
-				    struct err *err);
+int sqlite_parked_next(struct store *s, const char *name, struct store_page *page, struct err *err);
+int sqlite_parked_done(struct store *s, const char *name, int64_t position, struct err *err);
 
 int sqlite_retention_snapshot(struct store *s, const char *category, const char *stream,
 			      int64_t version, const char *state, struct err *err);

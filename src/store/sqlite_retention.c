@@ -235,7 +235,7 @@ static int purge_by(struct store *s, const struct rule *r, bool by_age, struct l
 
 static int find_slowest(struct store *s, struct limits *l, struct err *err)
 {
-	if (sqlite_last_position(s, &l->horizon, err))
+	if (sqlite_read_end(s, &l->horizon, err))
 		return -1;
 	return sqlite_run(
 		       s, err, &l->slowest,
@@ -275,7 +275,7 @@ static int cut(struct store *s, const char *category, const char *stream, int64_
 {
 	int64_t number;
 
-	if (sqlite_stream(s, category, stream, &number, err))
+	if (sqlite_read_stream(s, category, stream, &number, err))
 		return -1;
 	if (sqlite_run(s, err, NULL,
 		       "DELETE FROM herald_parked WHERE position IN (SELECT position"
@@ -303,7 +303,7 @@ static int remove_stream(struct store *s, const char *category, const char *stre
 	int64_t number;
 
 	*removed = 0;
-	if (sqlite_stream(s, category, stream, &number, err))
+	if (sqlite_read_stream(s, category, stream, &number, err))
 		return -1;
 	if (sqlite_run(s, err, NULL, "UPDATE herald_stream SET deleted = 1 WHERE number = ?", "i",
 		       number) ||

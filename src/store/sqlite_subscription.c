@@ -69,7 +69,7 @@ static int start_of(struct store *s, const char *start, int64_t *position, struc
 	if (strcmp(start, "beginning") == 0)
 		return 0;
 	if (strcmp(start, "end") == 0)
-		return sqlite_last_position(s, position, err);
+		return sqlite_read_end(s, position, err);
 	*position = strtoll(start, &end, 10);
 	if (end == start || *end)
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err,
@@ -438,7 +438,7 @@ static int look(struct store *s, const struct store_lease *lease, struct look *l
 		if (sqlite3_column_int(row, IS_BLOCKED))
 			l->blocked[l->nblocked++] = position;
 		else
-			sqlite_take(page, row);
+			sqlite_read_take(page, row);
 		if (++n == max)
 			last = position;
 	}
@@ -500,7 +500,7 @@ int sqlite_subscription_fetch(struct store *s, const struct store_lease *lease, 
 	int result;
 
 	store_page_clear(page);
-	if (begin_look(s, lease, &l, err) || sqlite_last_position(s, &horizon, err))
+	if (begin_look(s, lease, &l, err) || sqlite_read_end(s, &horizon, err))
 		return -1;
 	if (horizon > l.barrier)
 		horizon = l.barrier;
@@ -592,56 +592,4 @@ int sqlite_subscription_resume(struct store *s, const char *name, int64_t *resum
 		return -1;
 	*resumed = sqlite_changed(s);
 	return 0;
-}
-
-int sqlite_subscription_parked_next(struct store *s, const char *name, struct store_page *page,
-				    struct err *err)
-{
-	sqlite3_stmt *row;
-	int found;
-
-	store_page_clear(page);
-	found = sqlite_ask(
-		s, err, &row,
-		"SELECT " SQLITE_COLUMNS " FROM herald_parked p"
-		" JOIN herald_event e USING (position)"
-		" JOIN herald_stream s ON s.number = e.stream_number"
-		" WHERE p.subscription = ?1 AND NOT p.done AND NOT (p.blocks AND EXISTS"
-		" (SELECT 1 FROM herald_parked q WHERE q.subscription = ?1 AND NOT q.done"
-		"  AND q.stream_number = p.stream_number AND q.position < p.position))"
-		" ORDER BY p.position LIMIT 1",
-		"s", name);
-	if (found > 0) {
-		sqlite_take(page, row);
-		sqlite3_reset(row);
-	}
-	return found < 0 ? -1 : 0;
-}
-
-static int parked_done(struct store *s, const char *name, int64_t position, struct err *err)
-{
-	if (sqlite_run(s, err, NULL,
-		       "UPDATE herald_parked SET done = 1"
-		       " WHERE subscription = ? AND position = ? AND NOT done",
-		       "si", name, position))
-		return -1;
-	if (!sqlite_changed(s))
-		return 0;
-	if (sqlite_run(s, err, NULL,
-		       "DELETE FROM herald_parked WHERE subscription = ?1 AND position = ?2"
-		       " AND EXISTS (SELECT 1 FROM herald_subscription s JOIN herald_checkpoint c"
-		       "  ON c.subscription = s.name WHERE s.name = ?1"
-		       "  AND c.partition = herald_parked.stream_number % s.partitions"
-		       "  AND c.position >= ?2)",
-		       "si", name, position))
-		return -1;
-	return 1;
-}
-
-int sqlite_subscription_parked_done(struct store *s, const char *name, int64_t position,
-				    struct err *err)
-{
-	if (sqlite_enter(s, err))
-		return -1;
-	return sqlite_leave(s, parked_done(s, name, position, err), err);
 }
