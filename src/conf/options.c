@@ -185,7 +185,7 @@ const struct option options[] = {
 
 	{ "parked", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(parked),
 	  "subscribe", .help = "deliver the parked events, in their order, and exit" },
-	{ "drop", 0, OPTION_BOOL, OPTION_FLAG_ONLY, AT(drop),
+	{ "drop", 0, OPTION_BOOL, OPTION_FLAG_ONLY | OPTION_MANUAL, AT(drop),
 	  "subscribe", .help = "remove the subscription, its place and what it has parked, and exit" },
 
 	{ "position", 0, OPTION_INT, OPTION_FLAG_ONLY, AT(position),
