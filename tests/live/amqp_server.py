@@ -128,10 +128,19 @@ class Rabbit:
                     pids.append(int(pid))
         return pids
 
+    def stop(self):
+        """An end in peace: what was declared is there again after start()."""
+        pids = self._group()
+        self.process.terminate()
+        self._wait_gone(pids)
+
     def kill9(self):
         """All of the broker's processes die at once, as in a power cut."""
         pids = self._group()
         kill_pids(pids)
+        self._wait_gone(pids)
+
+    def _wait_gone(self, pids):
         self.process.wait()
         wait_until(lambda: not any(running(pid) for pid in pids), "the broker's processes to end")
         self.process = None
