@@ -27,7 +27,7 @@ static int wrong(struct file *f, const char *path, const char *what)
 	return err_set(f->err, ERR_CONFIG, "%s: %s: %s", f->name, path, what);
 }
 
-/* The node at "database.filter.tables", or NULL. */
+/* The node at "database.filter.tables", or NULL. Case does not count in keys, as there. */
 static const struct yaml *find(const struct file *f, const char *path)
 {
 	const struct yaml *node = f->root;
@@ -36,7 +36,7 @@ static const struct yaml *find(const struct file *f, const char *path)
 		size_t n = strcspn(path, ".");
 
 		node = node->kind == YAML_MAP ? node->first : NULL;
-		while (node && (strlen(node->key) != n || strncmp(node->key, path, n) != 0))
+		while (node && (strlen(node->key) != n || strncasecmp(node->key, path, n) != 0))
 			node = node->next;
 		path += n + (path[n] == '.');
 	}
@@ -103,17 +103,28 @@ static int read_database(struct file *f)
 	return failed;
 }
 
+/* What is no level is the lowest, as pgwalstreams has it. */
+static const char *level(const char *word)
+{
+	static const char *const levels[][2] = { { "info", "info" },
+						 { "warn", "warn" },
+						 { "warning", "warn" },
+						 { "error", "error" },
+						 { "fatal", "error" } };
+
+	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
+		if (strcasecmp(levels[i][0], word) == 0)
+			return levels[i][1];
+	return "debug";
+}
+
 static int read_log(struct file *f)
 {
-	const char *level = get(f, "logger.level", "info");
 	bool human = strcmp(get(f, "logger.humanReadable", "false"), "true") == 0 ||
 		     strcmp(get(f, "logger.fmt", ""), "text") == 0;
 
-	if (strcmp(level, "warning") == 0)
-		level = "warn";
-	else if (strcmp(level, "fatal") == 0)
-		level = "error";
-	return set(f, "log-level", level) || set(f, "log-format", human ? "logfmt" : "json");
+	return set(f, "log-level", level(get(f, "logger.level", "info"))) ||
+	       set(f, "log-format", human ? "logfmt" : "json");
 }
 
 /* ---- the filter: tables in any schema, with their actions ---- */
@@ -182,6 +193,17 @@ static void put_param(struct strbuf *out, const char *name, const char *value)
 	url_encode(out, str_c(value));
 }
 
+/* Certificates count only with enableTLS, as there. */
+static void put_tls(struct file *f, struct strbuf *to)
+{
+	if (strcmp(get(f, "publisher.enableTLS", "false"), "true") != 0)
+		return;
+	put_param(to, "tls", "true");
+	put_param(to, "ca", get(f, "publisher.CACert", NULL));
+	put_param(to, "cert", get(f, "publisher.clientCert", NULL));
+	put_param(to, "cert_key", get(f, "publisher.clientKey", NULL));
+}
+
 /* The output whose addresses end in `place`, for tables that match. */
 static int add_output(struct file *f, const char *place, const char *tables)
 {
@@ -203,6 +225,7 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	} else if (strcmp(type, "kafka") == 0) {
 		put_address(&to, "kafka", address);
 		put_param(&to, "key_columns", get(f, "publisher.messageKeyFrom", NULL));
+		put_tls(f, &to);
 	} else if (strcmp(type, "rabbitmq") == 0) {
 		put_address(&to, "amqp", address);
 		put_param(&to, "exchange", topic);
