@@ -247,30 +247,44 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	return failed;
 }
 
+/* Where the schema ends in "schema_table", when that is a table of this name; 0 when not. */
+static size_t schema_len(const char *key, const char *table)
+{
+	size_t n = strlen(key), t = strlen(table);
+
+	return n > t + 1 && key[n - t - 1] == '_' && strcmp(key + n - t, table) == 0 ? n - t - 1 : 0;
+}
+
 /* topicsMap says another place for "schema_table": an output of its own. */
-static int add_mapped(struct file *f, const struct yaml *entry, const char *root,
+static int add_mapped(struct file *f, const char *key, const struct yaml *table, const char *place,
 		      struct strbuf *others)
 {
-	size_t n = strcspn(entry->key, "_");
-	const struct yaml *table = tables(f);
-	struct strbuf place = { 0 }, schema = { 0 }, own = { 0 };
+	struct strbuf schema = { 0 }, own = { 0 };
 	int failed;
 
-	if (entry->kind != YAML_SCALAR || !entry->key[n])
-		return wrong(f, entry->key, "it is not schema_table: topic");
-	while (table && strcmp(table->key, entry->key + n + 1) != 0)
-		table = table->next;
-	if (!table)
-		return 0; /* not published */
-	strbuf_printf(&place, "%s%s", root, entry->text);
-	strbuf_printf(&schema, "\"%.*s\".", (int)n, entry->key);
+	strbuf_printf(&schema, "\"%.*s\".", (int)schema_len(key, table->key), key);
 	strbuf_printf(others, ",!%s\"%s\"", strbuf_cstr(&schema), table->key);
-	failed = put_table(f, &own, schema.p, table) ||
-		 add_output(f, strbuf_cstr(&place), strbuf_cstr(&own));
-	strbuf_release(&place);
+	failed = put_table(f, &own, schema.p, table) || add_output(f, place, strbuf_cstr(&own));
 	strbuf_release(&schema);
 	strbuf_release(&own);
 	return failed ? -1 : 0;
+}
+
+/* Either part of "a_b_c" may have an underscore. What is not in the filter is not published. */
+static int add_entry(struct file *f, const struct yaml *entry, const char *root, struct strbuf *others)
+{
+	struct strbuf place = { 0 };
+	int failed = 0;
+
+	if (entry->kind != YAML_SCALAR || !strchr(entry->key, '_'))
+		return wrong(f, entry->key, "it is not schema_table: topic");
+	strbuf_printf(&place, "%s%s", root, entry->text);
+	strbuf_cstr(&place);
+	for (const struct yaml *t = tables(f); t && !failed; t = t->next)
+		if (schema_len(entry->key, t->key))
+			failed = add_mapped(f, entry->key, t, place.p, others);
+	strbuf_release(&place);
+	return failed;
 }
 
 static int read_publisher(struct file *f)
@@ -287,7 +301,7 @@ static int read_publisher(struct file *f)
 	strbuf_cstr(&place);
 	for (const struct yaml *y = map && map->kind == YAML_MAP ? map->first : NULL; y && !failed;
 	     y = y->next)
-		failed = add_mapped(f, y, place.p, &others);
+		failed = add_entry(f, y, place.p, &others);
 	strbuf_lit(&place, "{schema}");
 	if (f->is_pgwalstreams)
 		strbuf_lit(&place, ".{table}.{action}");

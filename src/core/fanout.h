@@ -7,7 +7,7 @@
 
 #include "core/output.h"
 
-#define MAX_OUTPUTS 16
+#define MAX_OUTPUTS 64
 
 struct fanout {
 	struct output v[MAX_OUTPUTS];

@@ -136,6 +136,7 @@ static int settle(struct sink *s, const struct refusal *r, struct err *err)
 
 	if (!b || sink_taken(s) >= r->seq || b->messages[i].refused)
 		return 0;
+	s->counts.refused++;
 	table = batch_table(b, i);
 	position_print(b->messages[i].position, id);
 	if (s->refused == REFUSED_STOP)

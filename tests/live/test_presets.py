@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+import yaml
 
 import herald as program
 import kafka_server
@@ -258,3 +259,20 @@ def test_wal_listener_publishes_to_kafka_over_tls(users, started, tmp_path):
         assert [json.loads(m.body)["action"] for m in broker.read("S.app_public_orders")] == ["INSERT", "TRUNCATE"]
     finally:
         broker.close()
+
+
+def test_wal_listener_maps_topics_of_names_with_underscores(tmp_path):
+    # Given a key that is schema_table in two ways, and one that is in none
+    path = tmp_path / "config.yml"
+    path.write_text("""
+listener: {slotName: s, filter: {tables: {users: [insert], b_users: [update]}}, topicsMap: {a_b_users: y, x_y: z}}
+database: {host: h, port: 1, name: d, user: u, password: p}
+publisher: {type: nats, address: "nats://h", topic: S, topicPrefix: ""}
+""")
+    shown = program.run("stream", "--preset", "wal-listener", "-c", path, "--print-config")
+
+    # then either table goes there, and nowhere else
+    outputs = yaml.safe_load(shown.out)["outputs"]
+    assert [(o["address"], o["tables"]) for o in outputs] == [
+        ("S.y", ['"a_b"."users":insert']), ("S.y", ['"a"."b_users":update']),
+        ("S.{schema}_{table}", ['"users":insert', '"b_users":update', '!"a_b"."users"', '!"a"."b_users"'])]

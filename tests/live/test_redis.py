@@ -106,6 +106,23 @@ def test_an_idle_connection_that_ends_is_noticed(db, herald, redis):
     stream.wait_log("is back")
 
 
+def test_an_output_counts_what_it_does(db, herald, redis):
+    # Given events over two connections, one of which is refused
+    redis.raw("set", "word", "x")
+    stream = start_rows(db, herald, redis, "--on-refused", "skip", "--log-level", "debug", path="{new.body}")
+    delivery.insert(db, 1, 10, body="rows")
+    stream.wait_confirmed(db)
+    redis.raw("client", "kill", "type", "normal")
+    stream.wait_log("is back")
+    delivery.insert(db, 11, 11, body="word")
+    delivery.insert(db, 12, 20, body="rows")
+    stream.wait_confirmed(db)
+    stream.stop()
+
+    # then the end tells of it
+    assert "has ended: 20 messages taken, 20 sent, 1 refused, 2 connections" in stream.err
+
+
 def test_case_3_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     luck = random.Random(1)
     start_rows(db, herald, redis).stop()
