@@ -296,7 +296,7 @@ static void mask_path(struct strbuf *out, struct str path)
 		struct str word = take_until(&path, ' '), value = word,
 			   name = take_until(&value, '=');
 
-		if (name.n < word.n && url_is_secret(name)) {
+		if (url_is_secret(name) && (name.n < word.n || str_starts(path, STR("=")))) {
 			strbuf_str(out, name);
 			strbuf_lit(out, "=***");
 			return;

@@ -115,6 +115,30 @@ def test_a_destination_that_is_away_is_said_and_waited_for(letters):
         hook.stop()
 
 
+def test_dead_letters_whose_place_is_away_are_said_and_waited_for(db, herald):
+    # Given a receiver that refuses, and another one for the dead letters, which is away
+    hook, dead = Receiver(answer=lambda request: 422), Receiver()
+    try:
+        dead.stop()
+        delivery.make_tables(db)
+        stream = herald(db, "--to", hook.url(), "--on-refused", "dead-letter", "--dead-letter", dead.url())
+        before = db.wal_lsn()
+        delivery.insert(db, 1, 1)
+
+        # when there is one, then the slot does not pass it before that is back
+        stream.wait_log("the place for dead letters")
+        stream.wait_log("it goes to the dead letters")
+        assert db.slot_state()["confirmed"] <= before
+        dead.start()
+        stream.wait_confirmed(db)
+        letter, = (json.loads(r.body) for r in dead.taken)
+        assert json.loads(letter["body"])["new"]["n"] == 1
+        stream.stop()
+    finally:
+        hook.stop()
+        dead.stop()
+
+
 def test_what_is_refused_again_stops_or_is_skipped(letters):
     hook = Receiver(answer=lambda request: 422 if json.loads(request.body)["n"] == 2 else 200)
     path = letters({}, {"body": '{"n":2}'}, {"body": '{"n":3}'})

@@ -125,6 +125,8 @@ static void test_masks_hide_the_password_of_a_malformed_url(void **state)
 	masked("amqp://u:p?q=r@h", "amqp://u:***@h");
 	masked("postgres:host=h password='a b'?table=x", "postgres:host=h password=***?table=x");
 	masked("password=p user=u", "password=***");
+	masked("user=u password = p", "user=u password=***");
+	masked("file:/my password", "file:/my password");
 }
 
 int main(void)
