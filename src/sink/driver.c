@@ -176,12 +176,10 @@ const struct sink_driver *driver_find(struct url *url, struct arena *arena, cons
 
 	if (url_parse(url, arena, text, err))
 		return NULL;
-	d = find(url->scheme);
 	if (driver_check_scheme(url->scheme, err))
-		d = NULL;
-	else if (check_params(d, url, err) || (d->check && d->check(url, err)))
-		d = NULL;
-	return d;
+		return NULL;
+	d = find(url->scheme);
+	return check_params(d, url, err) || (d->check && d->check(url, err)) ? NULL : d;
 }
 
 const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name)
