@@ -51,12 +51,13 @@ class Rabbit:
             **settings,
         }
         if tls:
-            self.settings |= {
+            self.settings = {
                 "listeners.ssl.1": f"127.0.0.1:{self.tls_port}",
                 "ssl_options.cacertfile": tls[0],
                 "ssl_options.certfile": tls[1],
                 "ssl_options.keyfile": tls[2],
                 "ssl_options.verify": "verify_none",
+                **self.settings,
             }
         with open(f"{self.dir}/rabbitmq.conf", "w") as f:
             f.writelines(f"{k} = {v}\n" for k, v in self.settings.items())
