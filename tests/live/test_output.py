@@ -263,6 +263,15 @@ def test_no_create_creates_nothing(db, herald):
     assert db.slot_state() is None and db.sql("select 1 from pg_publication") == []
 
 
+@pytest.mark.parametrize("conninfo", (
+    "postgresql://me:top/secret@localhost/x", "postgresql://me:t%zzop-secret@localhost/x",
+    "postgresql://me:top@secret@localhost/x", "password=top secret", "host=localhost port=secret"))
+def test_a_connection_string_that_cannot_be_read_ends_at_once_and_shows_no_part_of_a_password(conninfo):
+    result = program.run("stream", conninfo)
+    assert result.code == 78 and "the connection string cannot be read" in result.err
+    assert "top" not in result.err and "secret" not in result.err
+
+
 def test_a_wrong_password_is_said_without_the_password(new_server):
     server = new_server(tcp=True)
     server.sql("create role r login replication password 'right'")
