@@ -15,6 +15,7 @@
 
 /* How long a transaction that cannot be seen yet is waited for: less than a server's patience. */
 #define SEE_MS 5000
+#define SEE_MOST_MS 64 /* between two looks */
 
 static struct str keep(struct arena *a, const char *s)
 {
@@ -314,9 +315,27 @@ int session_start(struct session *s, const struct session_past *past, struct err
 	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
 		return -1;
 	begin.lsn = s->start;
+	s->sender_pid = PQbackendPID(repl);
 	s->repl = NULL;
 	s->stream = stream_open(repl, &begin, err);
 	return s->stream ? 0 : -1;
+}
+
+/* 1: it can be seen, or waits for nobody but us; 0: not yet. */
+static int look_for(struct session *s, uint32_t xid, bool patient, struct err *err)
+{
+	int seen = catalog_sees(s->sql, xid, err);
+	bool ours;
+
+	if (seen || patient)
+		return seen;
+	if (server_awaits(s->sql, s->sender_pid, &ours, err))
+		return -1;
+	if (ours && !s->standby_said)
+		log_warn("commits wait for pgherald, which is one of synchronous_standby_names; "
+			 "name only others there");
+	s->standby_said |= ours;
+	return ours;
 }
 
 int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err)
@@ -327,9 +346,9 @@ int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct
 
 	if (xid == 0 || xid == s->seen)
 		return 0;
-	while ((seen = catalog_sees(s->sql, xid, err)) == 0 && !*stop && clock_ms() < end) {
+	while ((seen = look_for(s, xid, ms < SEE_MOST_MS, err)) == 0 && !*stop && clock_ms() < end) {
 		nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
-		ms = ms < 64 ? ms * 2 : ms;
+		ms = ms < SEE_MOST_MS ? ms * 2 : ms;
 	}
 	if (seen == 0)
 		return err_set(err, ERR_RETRY,
@@ -347,6 +366,11 @@ int session_describe(struct session *s, struct relation *rel, struct arena *aren
 	if (catalog_store(s->sql, rel, err))
 		return -1;
 	return catalog_relation(s->sql, rel, arena, err);
+}
+
+int session_retype(struct session *s, struct relation *rel, struct err *err)
+{
+	return catalog_retype(s->sql, rel, err);
 }
 
 int session_stream(struct session *s, const struct relation *rel, struct str number,

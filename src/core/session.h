@@ -20,6 +20,8 @@ struct session {
 	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
 	bool text_is_unchecked; /* the database is SQL_ASCII */
 	uint32_t seen;          /* the last transaction that session_see has seen */
+	int sender_pid;         /* the server's process that sends the stream */
+	bool standby_said;      /* that commits wait for us */
 };
 
 /* What a session is for, and what was before it. */
@@ -47,12 +49,16 @@ int session_open(struct session *s, const struct session_past *past, struct err 
 int session_start(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
 /* Waits until what the transaction did can be seen on the SQL connection, as it has to be before
- * that is asked what the transaction made. RETRY after a while, and when *stop is set. xid 0 is none. */
+ * that is asked what the transaction made; not where it cannot be seen because its commit waits for
+ * us, as one of synchronous_standby_names. RETRY after a while, and when *stop is set. xid 0 is none. */
 int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
+
+/* Its types again, where composite ones have changed; see catalog_retype. */
+int session_retype(struct session *s, struct relation *rel, struct err *err) MUST_CHECK;
 
 /* Category and id of an entry's stream; see catalog_stream. */
 int session_stream(struct session *s, const struct relation *rel, struct str number,

@@ -83,6 +83,7 @@ static void read_type(struct lookup *l, struct raw *raw, PGresult *res, int row)
 	t->delim = *PQgetvalue(res, row, 3);
 	t->kind = kind_of(raw->typtype, array, *PQgetvalue(res, row, 6) == 't');
 	t->is_enum = raw->typtype == 'e';
+	l->types->composite |= t->kind == TYPE_RECORD;
 }
 
 static struct raw *find_raw(struct lookup *l, size_t from, uint32_t oid)
@@ -296,26 +297,76 @@ static int name_types(PGconn *sql, struct relation *rel, struct arena *arena, st
 	return res ? 0 : -1;
 }
 
-int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+/* The types of a relation's columns. */
+static int find_types(PGconn *sql, struct relation *rel, struct err *err)
 {
 	struct types *types = &rel->types;
-	uint32_t *oids;
+	uint32_t *oids = mem_array(rel->ncols, sizeof(*oids));
 	size_t n = 0;
 	int failed;
 
-	if (rel->ncols == 0)
-		return 0;
-	oids = mem_array(rel->ncols, sizeof(*oids));
 	for (uint32_t i = 0; i < rel->ncols; i++)
 		if (!type_builtin(rel->cols[i].type_oid))
 			oids[n++] = rel->cols[i].type_oid;
-	failed = catalog_types(sql, types, oids, n, err) || name_types(sql, rel, arena, err) ||
-		 (rel->identity == 'f' && find_primary(sql, rel, err));
+	failed = catalog_types(sql, types, oids, n, err);
 	free(oids);
 	for (uint32_t i = 0; i < rel->ncols && !failed; i++)
 		rel->cols[i].field.type =
 			part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
-	return failed ? -1 : 0;
+	return failed;
+}
+
+int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+{
+	if (rel->ncols == 0)
+		return 0;
+	return find_types(sql, rel, err) || name_types(sql, rel, arena, err) ||
+			       (rel->identity == 'f' && find_primary(sql, rel, err))
+		       ? -1
+		       : 0;
+}
+
+/* One row and column: what the composite ones among the types are made of. */
+static PGresult *query_attributes(PGconn *sql, const struct types *types, struct err *err)
+{
+	struct strbuf oids = { 0 };
+	const char *params[1];
+	PGresult *res;
+
+	for (uint32_t i = 0; i < types->nslots; i++) {
+		const struct type *t = types->slots[i];
+
+		if (t && t->kind == TYPE_RECORD && t->oid == t->base)
+			strbuf_printf(&oids, "%c%u", oids.n ? ',' : '{', t->oid);
+	}
+	strbuf_ch(&oids, '}');
+	params[0] = strbuf_cstr(&oids);
+	res = conn_query(sql, err,
+			 "SELECT string_agg(concat_ws(' ', t.oid, a.attname, a.atttypid), ',' "
+			 "ORDER BY t.oid, a.attnum) "
+			 "FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid "
+			 "WHERE t.oid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped",
+			 1, params);
+	strbuf_release(&oids);
+	return res;
+}
+
+int catalog_retype(PGconn *sql, struct relation *rel, struct err *err)
+{
+	PGresult *res = query_attributes(sql, &rel->types, err);
+	struct str now;
+	int failed = 0;
+
+	if (!res)
+		return -1;
+	now = str_c(PQgetvalue(res, 0, 0));
+	if (!str_eq(now, rel->types.attributes)) {
+		types_release(&rel->types);
+		failed = find_types(sql, rel, err);
+		rel->types.attributes = keep(&rel->types.arena, now.p);
+	}
+	PQclear(res);
+	return failed;
 }
 
 /* Whether namespace n is an event store. */

@@ -22,6 +22,10 @@ int catalog_sees(PGconn *sql, uint32_t xid, struct err *err) MUST_CHECK;
 int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
 
+/* Looks the types of the relation's columns up again if composite ones among them have changed
+ * since they were. After a failure the relation cannot be used any more. */
+int catalog_retype(PGconn *sql, struct relation *rel, struct err *err) MUST_CHECK;
+
 /* Whether the relation is a table of an event store, and which: rel->kind and rel->store. A store is
  * known by the trigger that gives its events their positions, so its schema may have any name. */
 int catalog_store(PGconn *sql, struct relation *rel, struct err *err) MUST_CHECK;

@@ -30,6 +30,7 @@ static void read_row(struct slot_state *s, PGresult *res)
 	copy(s->invalidation, sizeof(s->invalidation), res, 8);
 	s->synced = *PQgetvalue(res, 0, 9) == 't';
 	s->temporary = *PQgetvalue(res, 0, 10) == 't';
+	s->two_phase = *PQgetvalue(res, 0, 11) == 't';
 }
 
 int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err)
@@ -42,12 +43,13 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	*s = (struct slot_state){ 0 };
 	snprintf(query, sizeof(query),
 		 "SELECT s.plugin, s.database, s.active, s.active_pid, s.restart_lsn, "
-		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s, s.temporary "
+		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s, s.temporary, %s "
 		 "FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
 		 "WHERE s.slot_name = $1",
 		 version >= 130000 ? "s.wal_status" : "''",
 		 version >= 170000 ? "s.invalidation_reason" : "''",
-		 version >= 170000 ? "s.synced AND pg_is_in_recovery()" : "false");
+		 version >= 170000 ? "s.synced AND pg_is_in_recovery()" : "false",
+		 version >= 150000 ? "s.two_phase" : "false");
 	res = conn_query(sql, err, query, 1, params);
 	if (!res)
 		return -1;
@@ -87,6 +89,13 @@ int slot_check(const struct slot_state *s, const char *name, const char *databas
 			"slot \"%s\" belongs to database \"%s\", not to \"%s\"; name another "
 			"one with --slot",
 			name, s->database, database);
+	if (s->two_phase)
+		return err_set(
+			err, ERR_CONFIG,
+			"slot \"%s\" was made with two_phase: it sends transactions when they "
+			"are prepared, which may be rolled back still; name another one with "
+			"--slot",
+			name);
 	if (lost || *s->invalidation)
 		return err_set(
 			err, ERR_LOST,

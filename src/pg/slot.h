@@ -16,6 +16,7 @@ struct slot_state {
 	char wal_status[16];   /* reserved, extended, unreserved, lost; "" before PostgreSQL 13 */
 	char invalidation[64]; /* the reason, "" when there is none (17 and later) */
 	bool temporary;
+	bool two_phase; /* sends transactions when they are prepared (15) */
 	bool synced; /* a standby's copy of the primary's slot, of use once it is promoted (17) */
 };
 
@@ -26,8 +27,8 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 int slot_others(PGconn *sql, const char *name, char *names, size_t size, struct err *err) MUST_CHECK;
 
 /* Whether the slot can be used for the database: LOST with the reason and the mend when it was
- * invalidated, CONFIG when it belongs to another plugin or database, BUSY when it is active or
- * waits for its standby to be promoted. */
+ * invalidated, CONFIG when it belongs to another plugin or database or sends what is not committed,
+ * BUSY when it is active or waits for its standby to be promoted. */
 int slot_check(const struct slot_state *s, const char *name, const char *database,
 	       struct err *err) MUST_CHECK;
 

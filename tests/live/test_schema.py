@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import herald as program
 import postgres
 from postgres import wait_until
 
@@ -179,6 +180,19 @@ def test_case_27_prepared_transactions_appear_when_committed(db, herald):
     postgres.execute(prepare, "rollback prepared 'p2'")
     db.sql("insert into t values (3)")
     assert [e["new"]["n"] for e in stream.wait_for(2)] == [1, 3]
+
+
+def test_case_27_a_slot_that_sends_what_is_only_prepared_is_refused(db, herald):
+    if db.server.version < 150000:
+        pytest.skip("pgoutput sends prepared transactions since PostgreSQL 15")
+    db.sql("create table t (n int)")
+    db.sql("create publication pgherald for all tables")
+    db.sql("select pg_create_logical_replication_slot(%s, 'pgoutput', false, true)", (db.slot,))
+    stream = herald(db, ready=False)
+    assert stream.wait_exit() == 78
+    assert "two_phase" in stream.err and "--slot" in stream.err
+    checked = program.run("check", db.conninfo, "--slot", db.slot)
+    assert checked.code == 1 and "two_phase" in checked.out
 
 
 def test_case_29_a_message_outside_of_transactions_survives_a_rollback(db, herald):

@@ -239,3 +239,49 @@ def test_a_type_made_by_a_transaction_that_nobody_can_see_yet(new_server, herald
     server.sql("select pg_reload_conf()")
     ending.join(LIMIT)
     assert stream.wait_for(1)[0]["new"] == {"p": {"a": 1, "b": "x"}}
+
+
+def test_commits_that_wait_for_pgherald_itself_are_not_waited_for(new_server, herald):
+    # Given a stream that is, by the server's settings, one of the standbys that commits wait for
+    server = new_server()
+    db = Database(server)
+    db.sql("create type mood as enum ('sad'); create table t (n int primary key, m mood, ms mood[])")
+    stream = herald(db)
+    server.sql("alter system set synchronous_standby_names = '*'")
+    server.sql("select pg_reload_conf()")
+    wait_until(lambda: server.sql("select sync_state from pg_stat_replication") == [("sync",)], "the setting")
+
+    # then they end all the same, and somebody hears of it
+    db.sql("insert into t values (1, 'sad', '{sad}')")
+    assert stream.wait_for(1)[0]["new"] == {"n": 1, "m": "sad", "ms": ["sad"]}
+    assert "synchronous_standby_names" in stream.err
+
+
+@pytest.mark.parametrize("wire", ["text", "binary"])
+def test_a_composite_type_changes_while_the_stream_runs(db, herald, wire):
+    """No message tells of it."""
+    # Given a stream that knows a type, also inside of others
+    db.sql("create type pair as (a int, b text); create domain dpair as pair; create type pairs as (p pair, d dpair);"
+           "create table t (n int primary key, p pair, ps pair[], q pairs)")
+    stream = herald(db, *(["--binary"] if wire == "binary" else []))
+
+    def insert(n, row):
+        inner = row.replace('"', '""')
+        db.sql("insert into t values (%s, %s, array[%s::pair], %s)", (n, row, row, f'("{inner}","{inner}")'))
+        stream.wait_for(n)
+
+    # when its attributes come, are renamed and go, also in the transaction that uses them
+    insert(1, "(1,x)")
+    db.sql("alter type pair add attribute c int")
+    insert(2, "(1,x,2)")
+    db.sql("alter type pair rename attribute a to first")
+    insert(3, "(1,x,2)")
+    db.sql("alter type pair drop attribute b")
+    insert(4, "(1,2)")
+    db.transaction("alter type pair add attribute d bool", "insert into t (n, p) values (5, '(1,2,t)')")
+
+    # then each row is what it was
+    rows = [{"a": 1, "b": "x"}, {"a": 1, "b": "x", "c": 2}, {"first": 1, "b": "x", "c": 2}, {"first": 1, "c": 2}]
+    last = {"n": 5, "p": {"first": 1, "c": 2, "d": True}, "ps": None, "q": None}
+    assert [e["new"] for e in stream.wait_for(5)] == [
+        *({"n": n, "p": row, "ps": [row], "q": {"p": row, "d": row}} for n, row in enumerate(rows, 1)), last]
