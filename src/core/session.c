@@ -16,6 +16,8 @@
 /* How long a transaction that cannot be seen yet is waited for: less than a server's patience. */
 #define SEE_MS 5000
 #define SEE_MOST_MS 64 /* between two looks */
+/* A server that takes so long to make the slot is asked whom it waits for. */
+#define SAY_WHO_MS 2000
 
 static struct str keep(struct arena *a, const char *s)
 {
@@ -104,23 +106,40 @@ static int ensure_publication(struct session *s, const struct settings *settings
 	return 0;
 }
 
-static void say_who(const char *who)
+static void say_who(struct session *s)
 {
+	char who[800];
+
+	if (clock_ms() < s->say_ms)
+		return;
+	s->say_ms = INT64_MAX;
+	slot_blockers(s->sql, who, sizeof(who));
 	log_info("creating the slot waits for the transactions that are open now%s%s",
 		 *who ? ": " : "", who);
 }
 
-static int create_slot(struct session *s, PGconn *repl, const struct settings *settings,
-		       const struct session_past *past, struct err *err)
+static int create_slot(struct session *s, const struct settings *settings, struct err *err)
 {
-	struct slot_wait wait = { past->stop, s->sql, say_who };
+	s->creating = slot_create(s->repl, settings->slot, settings->temporary, err) == 0;
+	s->say_ms = clock_ms() + SAY_WHO_MS;
+	return s->creating ? 0 : -1;
+}
 
-	if (slot_create(repl, settings->slot, settings->temporary, &wait, &s->start, err))
-		return -1;
+/* 1: the slot is there, 0: not yet. */
+static int await_slot(struct session *s, const struct settings *settings, struct err *err)
+{
+	int made = slot_created(s->repl, settings->slot, &s->start, err);
+
+	if (made == 0)
+		say_who(s);
+	else
+		s->creating = false;
+	if (made <= 0)
+		return made;
 	s->confirmed = s->start;
 	log_info("created %sslot %s at " LSN_FMT, settings->temporary ? "temporary " : "",
 		 settings->slot, LSN_ARG(s->start));
-	return 0;
+	return 1;
 }
 
 /* Whether an output holds or remembers something of the slot: if it is missing, that is a gap. */
@@ -153,7 +172,7 @@ static int check_marks(const struct session_past *past, uint64_t confirmed, stru
 
 /* A slot that is not there: made when this is the beginning, otherwise a gap that somebody has to
  * know of. */
-static int missing_slot(struct session *s, PGconn *repl, const struct settings *settings,
+static int missing_slot(struct session *s, const struct settings *settings,
 			const struct session_past *past, struct err *err)
 {
 	bool anew = settings->from && strcmp(settings->from, "now") == 0 && !past->connected;
@@ -162,7 +181,7 @@ static int missing_slot(struct session *s, PGconn *repl, const struct settings *
 		if (past->connected)
 			log_warn("the temporary slot ended with its connection: changes in between "
 				 "are not shown");
-		return create_slot(s, repl, settings, past, err);
+		return create_slot(s, settings, err);
 	}
 	if (past->connected || (outputs_know(past->outputs) && !anew))
 		return err_set(
@@ -176,7 +195,7 @@ static int missing_slot(struct session *s, PGconn *repl, const struct settings *
 			       "slot \"%s\" does not exist and --no-create was given; run: SELECT "
 			       "pg_create_logical_replication_slot('%s', 'pgoutput')",
 			       settings->slot, settings->slot);
-	return create_slot(s, repl, settings, past, err);
+	return create_slot(s, settings, err);
 }
 
 /* Where to begin in a slot that exists. --from moves it forward, once; never back. */
@@ -250,7 +269,7 @@ static int check_slot(const struct session *s, const struct settings *settings,
 	return slot_check(slot, settings->slot, PQdb(s->sql), err);
 }
 
-static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
+static int ensure_slot(struct session *s, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
 	struct slot_state slot;
@@ -258,7 +277,7 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 	if (slot_read(s->sql, settings->slot, &slot, err))
 		return -1;
 	if (!slot.exists)
-		return missing_slot(s, repl, settings, past, err);
+		return missing_slot(s, settings, past, err);
 	if (check_slot(s, settings, &slot, err))
 		return -1;
 	return choose_start(s, settings, past, &slot, err);
@@ -311,14 +330,25 @@ int session_start(struct session *s, const struct session_past *past, struct err
 				      .stop = past->stop };
 	PGconn *repl = s->repl;
 
-	if ((!past->connected && identify_outputs(repl, past, err)) ||
-	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
+	int made;
+
+	if (!s->creating &&
+	    ((!past->connected && identify_outputs(repl, past, err)) ||
+	     ensure_publication(s, settings, past, err) || ensure_slot(s, settings, past, err)))
 		return -1;
+	made = s->creating ? await_slot(s, settings, err) : 1;
+	if (made <= 0)
+		return made;
 	begin.lsn = s->start;
 	s->sender_pid = PQbackendPID(repl);
 	s->repl = NULL;
 	s->stream = stream_open(repl, &begin, err);
-	return s->stream ? 0 : -1;
+	return s->stream ? 1 : -1;
+}
+
+int session_fd(const struct session *s)
+{
+	return s->stream ? stream_fd(s->stream) : PQsocket(s->repl);
 }
 
 /* 1: it can be seen, or waits for nobody but us; 0: not yet. */
@@ -400,6 +430,8 @@ void session_close(struct session *s)
 {
 	dial_leave(s->dial);
 	stream_close(s->stream);
+	if (s->creating)
+		slot_cancel(s->repl);
 	PQfinish(s->repl);
 	PQfinish(s->sql);
 	*s = (struct session){ 0 };

@@ -14,6 +14,8 @@ struct session {
 	PGconn *sql;
 	PGconn *repl; /* until the stream has it */
 	struct stream *stream;
+	bool creating;          /* the slot: the server has been asked for it */
+	int64_t say_ms;         /* when to tell whom that waits for */
 	uint64_t start;         /* where the stream begins; everything before is taken */
 	uint64_t confirmed;     /* what the slot itself had been told when the session began */
 	uint64_t server_lsn;    /* the server's end of WAL when the session began */
@@ -44,9 +46,13 @@ struct session_past {
  * or closed, is one to open. */
 int session_open(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
-/* Checks or creates publication and slot, starts the stream. The outputs have been opened in
- * between: only who is about to have the slot may look at what they hold. */
+/* Checks or creates publication and slot, starts the stream: 1 when that is done, 0 while the server
+ * makes the slot, to be called again when session_fd is readable and now and then. The outputs have
+ * been opened before: only who is about to have the slot may look at what they hold. */
 int session_start(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
+
+/* The socket on which the server speaks next, of a session that was opened. */
+int session_fd(const struct session *s);
 
 /* Waits until what the transaction did can be seen on the SQL connection, as it has to be before
  * that is asked what the transaction made; not where it cannot be seen because its commit waits for

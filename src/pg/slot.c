@@ -1,15 +1,9 @@
 #include "pg/slot.h"
 
-#include "base/clock.h"
 #include "event/event.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-/* A server that makes us wait this long is asked whom for. */
-#define SAY_WHO_MS 2000
 
 static void copy(char *out, size_t size, PGresult *res, int column)
 {
@@ -116,8 +110,7 @@ int slot_check(const struct slot_state *s, const char *name, const char *databas
 	return 0;
 }
 
-/* Who holds up the creation of a slot: a text for people, "" when nobody is seen. */
-static void blockers(PGconn *sql, char *who, size_t size)
+void slot_blockers(PGconn *sql, char *who, size_t size)
 {
 	struct err err;
 	PGresult *res = conn_query(
@@ -139,40 +132,6 @@ static void blockers(PGconn *sql, char *who, size_t size)
 	else
 		snprintf(who, size, "%s", PQgetvalue(res, 0, 0));
 	PQclear(res);
-}
-
-static void cancel(PGconn *conn)
-{
-	PGcancel *c = PQgetCancel(conn);
-	char why[256];
-
-	PQcancel(c, why, sizeof(why));
-	PQfreeCancel(c);
-}
-
-/* Waits for the answer to a query that was sent; says whom for when it takes long. */
-static int await(PGconn *repl, const struct slot_wait *wait, struct err *err)
-{
-	int64_t say_at = clock_ms() + SAY_WHO_MS;
-
-	while (PQisBusy(repl)) {
-		struct pollfd pfd = { PQsocket(repl), POLLIN, 0 };
-		char who[800];
-
-		if (poll(&pfd, 1, 100) > 0 && !PQconsumeInput(repl))
-			return err_set(err, ERR_RETRY,
-				       "the connection was lost while the slot was made");
-		if (wait->stop && *wait->stop) {
-			cancel(repl);
-			return err_set(err, ERR_RETRY, "interrupted while the slot was made");
-		}
-		if (wait->waiting && clock_ms() >= say_at) {
-			say_at = INT64_MAX;
-			blockers(wait->sql, who, sizeof(who));
-			wait->waiting(who);
-		}
-	}
-	return 0;
 }
 
 /* What makes creating a slot fail otherwise than other statements do. */
@@ -205,21 +164,28 @@ static void fail_create(PGresult *res, const char *name, struct err *err)
 		text ? text : "the connection was lost", help);
 }
 
-int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
-		uint64_t *consistent_lsn, struct err *err)
+int slot_create(PGconn *repl, const char *name, bool temporary, struct err *err)
 {
 	bool parens = PQserverVersion(repl) >= 150000;
 	char query[256];
-	PGresult *res;
-	int failed;
 
 	snprintf(query, sizeof(query), "CREATE_REPLICATION_SLOT \"%s\"%s LOGICAL pgoutput %s", name,
 		 temporary ? " TEMPORARY" : "",
 		 parens ? "(SNAPSHOT 'nothing')" : "NOEXPORT_SNAPSHOT");
 	if (!PQsendQuery(repl, query))
 		return err_set(err, ERR_RETRY, "cannot ask for slot \"%s\"", name);
-	if (await(repl, wait, err))
-		return -1;
+	return 0;
+}
+
+int slot_created(PGconn *repl, const char *name, uint64_t *consistent_lsn, struct err *err)
+{
+	PGresult *res;
+	int failed;
+
+	if (!PQconsumeInput(repl))
+		return err_set(err, ERR_RETRY, "the connection was lost while the slot was made");
+	if (PQisBusy(repl))
+		return 0;
 	res = PQgetResult(repl);
 	failed = PQresultStatus(res) != PGRES_TUPLES_OK;
 	if (failed)
@@ -229,7 +195,16 @@ int slot_create(PGconn *repl, const char *name, bool temporary, const struct slo
 	PQclear(res);
 	while ((res = PQgetResult(repl)) != NULL)
 		PQclear(res);
-	return failed ? -1 : 0;
+	return failed ? -1 : 1;
+}
+
+void slot_cancel(PGconn *repl)
+{
+	PGcancel *c = PQgetCancel(repl);
+	char why[256];
+
+	PQcancel(c, why, sizeof(why));
+	PQfreeCancel(c);
 }
 
 int slot_advance(PGconn *sql, const char *name, uint64_t lsn, struct err *err)

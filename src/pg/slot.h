@@ -32,16 +32,19 @@ int slot_others(PGconn *sql, const char *name, char *names, size_t size, struct 
 int slot_check(const struct slot_state *s, const char *name, const char *database,
 	       struct err *err) MUST_CHECK;
 
-/* Creates a slot on a replication connection, without an exported snapshot. PostgreSQL waits for
- * all transactions that run at this moment; while it does, *stop is looked at and `waiting` is
- * called once with what slot_blockers says. RETRY when stopped. */
-struct slot_wait {
-	const _Atomic int *stop; /* or NULL */
-	PGconn *sql;
-	void (*waiting)(const char *who);
-};
-int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
-		uint64_t *consistent_lsn, struct err *err) MUST_CHECK;
+/* Asks for a slot on a replication connection, without an exported snapshot. PostgreSQL makes it
+ * when all transactions have ended that run at this moment, so the answer may take long: */
+int slot_create(PGconn *repl, const char *name, bool temporary, struct err *err) MUST_CHECK;
+
+/* 1: the slot is there, and begins at the LSN; 0: not yet. Does not wait: the connection's socket
+ * is readable when there is something to find. */
+int slot_created(PGconn *repl, const char *name, uint64_t *consistent_lsn, struct err *err) MUST_CHECK;
+
+/* Whom the server waits for: a text for people, "" when nobody is seen. */
+void slot_blockers(PGconn *sql, char *who, size_t size);
+
+/* Gives up on a slot that was asked for: the server would go on even without its client. */
+void slot_cancel(PGconn *repl);
 
 /* Moves an unused slot forward; everything before is given up. */
 int slot_advance(PGconn *sql, const char *name, uint64_t lsn, struct err *err) MUST_CHECK;
