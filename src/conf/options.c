@@ -40,7 +40,8 @@ const struct option options[] = {
 	{ "publication", 0, OPTION_STRING, 0, AT(publication),
 	  "stream check status drop", "NAME", "pgherald", 1, 63, "publication",
 	  "When it is missing it is made: for all tables, or for those of --tables where these are "
-	  "plain names. A publication that exists is used as it is." },
+	  "plain names; a partitioned table among these has its partitions' events under its own name. A "
+	  "publication that exists is used as it is." },
 	{ "temporary", 0, OPTION_BOOL, 0, AT(temporary),
 	  "stream", .def = "false", .help = "use a slot that disappears on exit" },
 	{ "create", 0, OPTION_BOOL, 0, AT(create),

@@ -13,6 +13,7 @@
 struct table_list {
 	struct publication_table *v;
 	size_t n;
+	bool roots; /* some are partitioned: who names one wants its events under that name */
 };
 
 static void add_table(struct table_list *l, struct str schema, struct str name)
@@ -29,11 +30,13 @@ static int list_tables(PGconn *sql, const struct filter *f, struct table_list *l
 {
 	for (size_t i = 0; i < f->npatterns; i++) {
 		struct str schema, name;
-		bool is_store;
+		bool is_store, is_root;
 
 		filter_list_table(f, i, &schema, &name);
-		if (catalog_is_store(sql, schema, &is_store, err))
+		if (catalog_is_store(sql, schema, &is_store, err) ||
+		    catalog_is_partitioned(sql, schema, name, &is_root, err))
 			return -1;
+		l->roots |= is_root;
 		add_table(l, schema, is_store ? STR("stream") : name);
 		if (is_store)
 			add_table(l, schema, STR("entry"));
@@ -76,7 +79,8 @@ int publish_create(PGconn *sql, const struct settings *settings, struct err *err
 	put_actions(&actions, wanted, PQserverVersion(sql));
 	if (!failed)
 		failed = publication_create(sql, settings->publication, tables.v,
-					    listed ? tables.n : 0, strbuf_cstr(&actions), err);
+					    listed ? tables.n : 0, listed && tables.roots,
+					    strbuf_cstr(&actions), err);
 	strbuf_release(&actions);
 	arena_release(&arena);
 	free(tables.v);

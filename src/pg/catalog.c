@@ -479,6 +479,23 @@ int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err 
 	return res ? 0 : -1;
 }
 
+int catalog_is_partitioned(PGconn *sql, struct str schema, struct str table, bool *is, struct err *err)
+{
+	struct arena arena = { 0 };
+	const char *params[] = { arena_copy(&arena, schema.p, schema.n),
+				 arena_copy(&arena, table.p, table.n) };
+	PGresult *res = conn_query(sql, err,
+				   "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = "
+				   "c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 "
+				   "AND c.relkind = 'p'",
+				   2, params);
+
+	arena_release(&arena);
+	*is = res && PQntuples(res) > 0;
+	PQclear(res);
+	return res ? 0 : -1;
+}
+
 static struct str text_of(const PGresult *res, int row, int column)
 {
 	return (struct str){ PQgetvalue(res, row, column), (size_t)PQgetlength(res, row, column) };

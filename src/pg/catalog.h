@@ -38,6 +38,10 @@ int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, s
 /* Whether a schema is an event store. */
 int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err *err) MUST_CHECK;
 
+/* Whether a table is partitioned. */
+int catalog_is_partitioned(PGconn *sql, struct str schema, struct str table, bool *is,
+			   struct err *err) MUST_CHECK;
+
 /* Calls fn for each table of a publication that is not an event store's, with its names and those
  * of its columns, and which of these are the key; nothing else is filled in. Ends with the first
  * that fails. */

@@ -251,7 +251,7 @@ PARTITIONS = """create table p (id int, v text, primary key (id)) partition by r
     alter table p attach partition p2 for values from (10) to (20)"""
 
 
-def test_cases_34_to_38_partitions_by_leaf(db, herald):
+def test_cases_34_35_36_37_38_partitions_by_leaf(db, herald):
     # Given partitions, one with another order of columns and a dropped one
     db.sql(PARTITIONS)
     stream = herald(db)
@@ -271,7 +271,7 @@ def test_cases_34_to_38_partitions_by_leaf(db, herald):
     assert events[2]["new"] == {"id": 11, "v": "a"}
 
 
-def test_cases_34_to_38_partitions_by_root(db, herald):
+def test_cases_34_35_36_38_partitions_by_root(db, herald):
     if db.server.version < 130000:
         pytest.skip("publish_via_partition_root came with PostgreSQL 13")
     db.sql(PARTITIONS)
@@ -391,27 +391,33 @@ def test_named_tables_are_pushed_into_the_publication(db, herald):
 
 
 def test_case_54_databases_in_other_encodings(server, herald):
-    # Given a LATIN1 database, and one that does not know its encoding and holds what is not UTF-8
-    latin = postgres.Database(server, "encoding 'LATIN1' template template0")
-    raw = postgres.Database(server, "encoding 'SQL_ASCII' template template0")
+    # Given databases in other encodings, one of many bytes, and one that does not know its encoding and
+    # holds what is not UTF-8
+    latin, japanese, raw = [postgres.Database(server, f"encoding '{name}' template template0")
+                            for name in ("LATIN1", "EUC_JP", "SQL_ASCII")]
     try:
         streams = {}
-        for db in (latin, raw):
-            db.sql("create table t (v text)")
+        for db in (latin, japanese, raw):
+            if db is not raw:
+                db.sql("select 1")
+                db.connection.set_client_encoding("UTF8")
+            column = {latin: "ÿ", japanese: "名前"}.get(db, "v")
+            db.sql(f'create table t ("{column}" text)')
             streams[db] = herald(db)
-        latin.connection.set_client_encoding("UTF8")
         latin.sql("insert into t values ('Çelik ÿ')")
+        japanese.sql("insert into t values ('日本語 ｱ')")
         raw.sql("insert into t values (E'a\\xffb')")
         raw.sql("insert into t values (E'\\xc3\\xa9')")
 
-        # then the one arrives as UTF-8, and the other's bytes that mean nothing are marked
-        assert streams[latin].wait_for(1)[0]["new"] == {"v": "Çelik ÿ"}
+        # then theirs arrives as UTF-8, and the last one's bytes that mean nothing are marked
+        assert streams[latin].wait_for(1)[0]["new"] == {"ÿ": "Çelik ÿ"}
+        assert streams[japanese].wait_for(1)[0]["new"] == {"名前": "日本語 ｱ"}
         assert [e["new"]["v"] for e in streams[raw].wait_for(2)] == ["a\ufffdb", "é"]
         for stream in streams.values():
             stream.stop()
     finally:
-        latin.drop()
-        raw.drop()
+        for db in (latin, japanese, raw):
+            db.drop()
 
 
 def mend(said, db):
@@ -478,10 +484,28 @@ def test_of_a_publication_of_others_only_what_is_named_is_expected(db, herald):
     stream.wait_log('ADD TABLE \\"public\\".\\"b\\"')
 
 
+def test_case_35_a_partitioned_table_that_is_named_has_its_events(db, herald):
+    if db.server.version < 130000:
+        pytest.skip("roots are published since PostgreSQL 13")
+    # Given a partitioned table that is wanted by its name
+    db.sql(PARTITIONS)
+    stream = herald(db, "--tables", "public.p")
+
+    # when rows are born and move to another partition
+    db.sql("insert into p values (1, 'x')")
+    db.sql("update p set id = 11")
+
+    # then these are its events
+    assert [(e["action"], e["table"]) for e in stream.wait_for(3)] == [
+        ("insert", "p"), ("delete", "p"), ("insert", "p")]
+    assert "warn" not in stream.err
+
+
 def test_a_partitioned_table_whose_partitions_are_published_is_told(db, herald):
     if db.server.version < 130000:
         pytest.skip("roots are published since PostgreSQL 13")
     db.sql(PARTITIONS)
+    db.sql("create publication pgherald for table p")
     stream = herald(db, "--tables", "public.p")
     stream.wait_log("publish_via_partition_root")
     mend(stream.err, db)
