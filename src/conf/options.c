@@ -67,7 +67,8 @@ const struct option options[] = {
 	  .help = "actions wanted, separated by commas" },
 	{ "from", 0, OPTION_POSITION, 0, AT(from),
 	  "stream", "now|LSN", .help = "begin here instead of at the slot's position",
-	  .more = "A slot never goes back: a position before the slot's own is an error." },
+	  .more = "A slot never goes back: a position before the slot's own is an error, as is one that the "
+		  "server's log has not come to." },
 	{ "until", 0, OPTION_POSITION, 0, AT(until),
 	  "stream", "now|LSN", .help = "deliver everything up to here and exit",
 	  .more = "The word now means the end of the server's log when pgherald starts." },

@@ -177,6 +177,12 @@ static int missing_slot(struct session *s, const struct settings *settings,
 {
 	bool anew = settings->from && strcmp(settings->from, "now") == 0 && !past->connected;
 
+	if (settings->from && strcmp(settings->from, "now") != 0 && !past->connected)
+		return err_set(
+			err, ERR_CONFIG,
+			"from: slot \"%s\" does not exist, so nothing before now can be had; "
+			"leave --from out to make it",
+			settings->slot);
 	if (settings->temporary) {
 		if (past->connected)
 			log_warn("the temporary slot ended with its connection: changes in between "
@@ -235,6 +241,11 @@ static int choose_start(struct session *s, const struct settings *settings,
 			       "; what is before "
 			       "it is gone",
 			       settings->slot, LSN_ARG(s->start));
+	else if (from > s->start && from > s->server_lsn)
+		return err_set(err, ERR_CONFIG,
+			       "from: " LSN_FMT " is beyond the end of the server's log, " LSN_FMT
+			       ": what is committed before it would be lost",
+			       LSN_ARG(from), LSN_ARG(s->server_lsn));
 	if (from > s->start)
 		s->start = from;
 	return 0;
