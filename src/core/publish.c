@@ -3,6 +3,7 @@
 #include "event/event.h"
 #include "flow/filter.h"
 #include "pg/catalog.h"
+#include "pg/preflight.h"
 #include "pg/publication.h"
 
 #include <stdlib.h>
@@ -152,6 +153,24 @@ static void say_actions(struct strbuf *out, uint16_t wanted, uint16_t published,
 	strbuf_release(&now);
 }
 
+static void say_finding(void *user, const struct preflight_finding *f)
+{
+	struct strbuf *out = user;
+
+	strbuf_printf(out, "%s%s; pgherald check has the SQL that mends it", out->n ? ". And " : "",
+		      f->text);
+}
+
+/* What the server refuses from now on because it is published. */
+static int say_refused(PGconn *sql, const struct settings *settings, struct strbuf *out,
+		       struct err *err)
+{
+	struct preflight_callback cb = { say_finding, out };
+
+	return preflight_check(sql, "identity", settings->slot, settings->publication, &cb, err) ||
+	       preflight_check(sql, "generated", settings->slot, settings->publication, &cb, err);
+}
+
 int publish_lacks(PGconn *sql, const struct settings *settings, struct strbuf *lacks, struct err *err)
 {
 	const char *name = settings->publication;
@@ -175,6 +194,8 @@ int publish_lacks(PGconn *sql, const struct settings *settings, struct strbuf *l
 		say_tables(lacks, &l, name);
 	if (!failed && p.ours)
 		say_actions(lacks, wanted, p.actions, name, PQserverVersion(sql));
+	if (!failed)
+		failed = say_refused(sql, settings, lacks, err);
 	strbuf_release(&l.tables);
 	strbuf_release(&l.roots);
 	arena_release(&arena);

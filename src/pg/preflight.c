@@ -333,3 +333,14 @@ int preflight_run(const char *conninfo, const char *slot, const char *publicatio
 	PQfinish(sql);
 	return failed;
 }
+
+int preflight_check(PGconn *sql, const char *check, const char *slot, const char *publication,
+		    const struct preflight_callback *cb, struct err *err)
+{
+	const char *params[] = { slot, publication };
+
+	for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++)
+		if (strcmp(checks[i].name, check) == 0)
+			return check_query(sql, check, checks[i].sql, params, cb, err);
+	return err_set(err, ERR_FAIL, "there is no check %s", check);
+}
