@@ -365,9 +365,10 @@ int session_fd(const struct session *s)
 /* 1: it can be seen, or waits for nobody but us; 0: not yet. */
 static int look_for(struct session *s, uint32_t xid, bool patient, struct err *err)
 {
-	int seen = catalog_sees(s->sql, xid, err);
+	int seen = catalog_sees(s->sql, xid, &s->snapshot, err);
 	bool ours;
 
+	s->looks++;
 	if (seen || patient)
 		return seen;
 	if (server_awaits(s->sql, s->sender_pid, &ours, err))
@@ -387,6 +388,10 @@ int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct
 
 	if (xid == 0 || xid == s->seen)
 		return 0;
+	if (catalog_saw(strbuf_view(&s->snapshot), xid)) {
+		s->seen = xid;
+		return 0;
+	}
 	while ((seen = look_for(s, xid, ms < SEE_MOST_MS, err)) == 0 && !*stop && clock_ms() < end) {
 		nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
 		ms = ms < SEE_MOST_MS ? ms * 2 : ms;
@@ -406,11 +411,15 @@ int session_describe(struct session *s, struct relation *rel, struct arena *aren
 {
 	if (catalog_store(s->sql, rel, err))
 		return -1;
+	rel->types_look = s->looks;
 	return catalog_relation(s->sql, rel, arena, err);
 }
 
 int session_retype(struct session *s, struct relation *rel, struct err *err)
 {
+	if (rel->types_look == s->looks)
+		return 0;
+	rel->types_look = s->looks;
 	return catalog_retype(s->sql, rel, err);
 }
 
@@ -445,5 +454,6 @@ void session_close(struct session *s)
 		slot_cancel(s->repl);
 	PQfinish(s->repl);
 	PQfinish(s->sql);
+	strbuf_release(&s->snapshot);
 	*s = (struct session){ 0 };
 }

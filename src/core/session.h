@@ -22,6 +22,8 @@ struct session {
 	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
 	bool text_is_unchecked; /* the database is SQL_ASCII */
 	uint32_t seen;          /* the last transaction that session_see has seen */
+	uint32_t looks;         /* how often it has asked the server */
+	struct strbuf snapshot; /* what the server told it last */
 	int sender_pid;         /* the server's process that sends the stream */
 	bool standby_said;      /* that commits wait for us */
 };
@@ -63,7 +65,8 @@ int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
 
-/* Its types again, where composite ones have changed; see catalog_retype. */
+/* Its types again, where composite ones have changed; see catalog_retype. Asks only when
+ * session_see has asked since they were read: all that it had seen by then was in them. */
 int session_retype(struct session *s, struct relation *rel, struct err *err) MUST_CHECK;
 
 /* Category and id of an entry's stream; see catalog_stream. */

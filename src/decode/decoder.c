@@ -131,7 +131,6 @@ static int on_relation(struct decoder *d, const struct pgoutput_message *m, stru
 		cached_free(c);
 		return -1;
 	}
-	c->rel.types_xid = d->event.xid;
 	for (uint32_t i = 0; i < c->rel.ncols; i++)
 		c->rel.nprimary += c->rel.cols[i].primary;
 	if (d->ncached * 2 >= d->nslots)
@@ -227,15 +226,6 @@ static int outside(const struct pgoutput_message *m, struct err *err)
 	return err_set(err, ERR_FAIL, "pgoutput message '%c' came outside of a transaction", m->kind);
 }
 
-/* Once for each transaction. */
-static int retype(struct decoder *d, struct relation *rel, struct err *err)
-{
-	if (!rel->types.composite || rel->types_xid == d->event.xid)
-		return 0;
-	rel->types_xid = d->event.xid;
-	return d->ops->retype(d->user, rel, err);
-}
-
 static int on_row(struct decoder *d, uint64_t lsn, const struct pgoutput_message *m, struct err *err)
 {
 	static const enum action actions[128] = {
@@ -254,7 +244,7 @@ static int on_row(struct decoder *d, uint64_t lsn, const struct pgoutput_message
 	e = next_event(d, actions[(int)m->kind], lsn);
 	if (!(rel->wanted & ACTION_BIT(e->action)))
 		return 0;
-	if (retype(d, rel, err))
+	if (rel->types.composite && d->ops->retype(d->user, rel, err))
 		return -1;
 	if ((d->check_utf8 || d->binary) &&
 	    settle(d, rel, m->ncols * ((m->old != NULL) + (m->new != NULL)), err))

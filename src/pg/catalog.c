@@ -413,7 +413,24 @@ static char *identifier(PGconn *sql, struct str name)
 	return quoted;
 }
 
-int catalog_sees(PGconn *sql, uint32_t xid, struct err *err)
+/* "10:20:10,14,15": the oldest that ran then, the next to begin, all that ran. These have an epoch,
+ * which ours lacks; xids wrap around. */
+bool catalog_saw(struct str snapshot, uint32_t xid)
+{
+	const char *p = snapshot.n ? strchr(snapshot.p, ':') : NULL;
+	char *end;
+
+	if (!p || (int32_t)(xid - (uint32_t)strtoull(p + 1, &end, 10)) >= 0)
+		return false;
+	while (*end == ':' || *end == ',') {
+		p = end + 1;
+		if ((uint32_t)strtoull(p, &end, 10) == xid && end != p)
+			return false;
+	}
+	return true;
+}
+
+int catalog_sees(PGconn *sql, uint32_t xid, struct strbuf *snapshot, struct err *err)
 {
 	char number[16];
 	const char *params[] = { number };
@@ -425,13 +442,16 @@ int catalog_sees(PGconn *sql, uint32_t xid, struct err *err)
 	res = conn_query(sql, err,
 			 "SELECT txid_visible_in_snapshot(x + CASE WHEN x - next > 2147483648 "
 			 "THEN -4294967296 WHEN next - x > 2147483648 THEN 4294967296 ELSE 0 END, "
-			 "now) FROM (SELECT now, next, "
+			 "now), now FROM (SELECT now, next, "
 			 "next / 4294967296 * 4294967296 + $1::bigint AS x FROM (SELECT now, "
 			 "txid_snapshot_xmax(now) AS next FROM txid_current_snapshot() now) a) b",
 			 1, params);
 	if (!res)
 		return err_add(err, "looking whether transaction %s can be seen", number);
 	seen = *PQgetvalue(res, 0, 0) == 't';
+	snapshot->n = 0;
+	strbuf_str(snapshot, str_c(PQgetvalue(res, 0, 1)));
+	strbuf_cstr(snapshot);
 	PQclear(res);
 	return seen;
 }

@@ -2,6 +2,7 @@
 #ifndef PGHERALD_CATALOG_H
 #define PGHERALD_CATALOG_H
 
+#include "base/strbuf.h"
 #include "event/event.h"
 #include "pg/conn.h"
 
@@ -13,8 +14,11 @@ int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t
 
 /* 1: what the transaction did can be seen, 0: not yet. A server sends a transaction as soon as its
  * commit is on disk, which is before others see it: long before, where the commit waits for a
- * synchronous standby. */
-int catalog_sees(PGconn *sql, uint32_t xid, struct err *err) MUST_CHECK;
+ * synchronous standby. `snapshot` gets what could be seen when the server was asked. */
+int catalog_sees(PGconn *sql, uint32_t xid, struct strbuf *snapshot, struct err *err) MUST_CHECK;
+
+/* Whether a transaction that is known to be committed could be seen then. An empty one saw nothing. */
+bool catalog_saw(struct str snapshot, uint32_t xid);
 
 /* Fills in a relation: the types of its columns (user-defined ones into rel->types), their names
  * with typmod, and for REPLICA IDENTITY FULL which columns are the primary key. Strings are put
