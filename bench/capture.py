@@ -160,14 +160,25 @@ def latency(server, seconds, rate):
           f"p50 {ms[len(ms) // 2]:.2f} ms, p99 {ms[len(ms) * 99 // 100]:.2f} ms, max {ms[-1]:.2f} ms")
 
 
+def codec(rounds):
+    """The decoder and the encoder of native JSON alone, on one core, over rows as the server sends them."""
+    subprocess.run(["ninja", "-C", os.path.join(ROOT, "build"), "--quiet", "codec"], check=True)
+    print("\nin process, without a server", flush=True)
+    subprocess.run([os.path.join(ROOT, "build", "codec"), str(rounds)], check=True)
+
+
 def main():
     p = argparse.ArgumentParser(prog="script/bench capture")
     p.add_argument("--rows", type=int, default=1_000_000)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--big", type=int, nargs="*", default=[10_000, 10_000_000])
-    p.add_argument("--only", choices=["drain", "memory", "latency"])
+    p.add_argument("--only", choices=["drain", "memory", "latency", "codec"])
     args = p.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if args.only in (None, "codec"):
+        codec(args.rounds)
+    if args.only == "codec":
+        return
     with Postgres(tcp=True, shared_buffers="512MB", max_wal_size="16GB") as server:
         server.sql("create database bench")
         if args.only in (None, "drain"):

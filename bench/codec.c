@@ -4,11 +4,11 @@
  */
 #include "rows.h"
 
-#include "base/clock.h"
 #include "decode/decoder.h"
 #include "encode/encode.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #define ROWS 1000
 
@@ -79,8 +79,9 @@ int main(int argc, char **argv)
 		ends[i] = wire.n;
 	}
 	for (int round = 0; round < rounds; round++) {
-		int64_t began = clock_wall_us();
-		int64_t us;
+		clock_t began =
+			clock(); /* the processor's, so that others on the machine do not count */
+		double us;
 
 		bytes = 0;
 		for (int k = 0; k < 1000; k++) {
@@ -91,10 +92,10 @@ int main(int argc, char **argv)
 						    (struct str){ wire.p + at, ends[i] - at }, &err))
 					return 1;
 		}
-		us = clock_wall_us() - began;
-		printf("decode and encode: %.0f rows/s, %.0f ns a row, %.0f bytes a row\n",
-		       ROWS * 1000 * 1e6 / (double)us, (double)us / ROWS,
-		       (double)bytes / ROWS / 1000);
+		us = (double)(clock() - began) * 1e6 / CLOCKS_PER_SEC;
+		printf("decode and encode: %.0f rows/s of one core, %.0f ns a row, %.0f bytes a "
+		       "row\n",
+		       ROWS * 1000 * 1e6 / us, us / ROWS, (double)bytes / ROWS / 1000);
 	}
 	decoder_release(&d);
 	strbuf_release(&wire);

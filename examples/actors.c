@@ -20,9 +20,12 @@ static void on_signal(int signal)
 	herald_stream_stop(stream);
 }
 
-static const char *or_null(const char *text)
+/* What is not known is no null: without FULL the old row is its key at most. */
+static const char *shown(const struct herald_event *e, enum herald_side side, int column)
 {
-	return text ? text : "null";
+	const char *text = herald_text(e, side, column, NULL);
+
+	return text ? text : herald_kind(e, side, column) == HERALD_NULL ? "null" : "(not sent)";
 }
 
 static enum herald_answer on_update(void *user, const struct herald_event *e)
@@ -31,9 +34,8 @@ static enum herald_answer on_update(void *user, const struct herald_event *e)
 
 	printf("%s %s.%s\n", herald_id(e, id), herald_schema(e), herald_table(e));
 	for (int i = 0; i < herald_columns(e); i++)
-		printf("  %s: %s -> %s\n", herald_column_name(e, i),
-		       or_null(herald_text(e, HERALD_OLD, i, NULL)),
-		       or_null(herald_text(e, HERALD_NEW, i, NULL)));
+		printf("  %s: %s -> %s\n", herald_column_name(e, i), shown(e, HERALD_OLD, i),
+		       shown(e, HERALD_NEW, i));
 	fflush(stdout);
 	return HERALD_TAKEN;
 }

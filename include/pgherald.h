@@ -104,9 +104,9 @@ HERALD_API int herald_stream_run(struct herald_stream *s);
 /* For programs with an event loop: herald_stream_fd is readable (poll, epoll) when
  * herald_stream_step has something to do. A step waits up to timeout_ms (0: not at all, -1: as
  * long as needed) and returns 0 to go on, 1 when the end is reached, -1 when the stream cannot go
- * on. Connecting does not hold a step up (a thread may be left behind that it does hold up, until
- * the connection's connect_timeout); creating the slot does, while it waits for transactions that
- * are open, and questions to a server that has fallen silent do for up to 30 s.
+ * on. Neither connecting (a thread may be left behind that it does hold up, until the connection's
+ * connect_timeout) nor creating the slot, which waits for transactions that are open, holds a step
+ * up; questions to a server that has fallen silent do for up to 30 s.
  * herald_stream_fd returns -1 when the settings are not usable; see herald_stream_error. */
 HERALD_API int herald_stream_fd(struct herald_stream *s);
 HERALD_API int herald_stream_step(struct herald_stream *s, int timeout_ms);

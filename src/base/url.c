@@ -246,7 +246,9 @@ bool url_is_secret(struct str name)
 					     "api-key",
 					     "authorization",
 					     ".pem",
-					     "oauthbearer.config" };
+					     "oauthbearer.config",
+					     "cookie",
+					     "dead_letter" }; /* a URL with secrets of its own */
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
 		size_t n = strlen(words[i]);
@@ -287,6 +289,23 @@ static void mask_query(struct strbuf *out, struct str query)
 	}
 }
 
+/* All behind a word like password= is hidden: connections may be given as keywords, by mistake. */
+static void mask_path(struct strbuf *out, struct str path)
+{
+	while (path.n) {
+		struct str word = take_until(&path, ' '), value = word,
+			   name = take_until(&value, '=');
+
+		if (url_is_secret(name) && (name.n < word.n || str_starts(path, STR("=")))) {
+			strbuf_str(out, name);
+			strbuf_lit(out, "=***");
+			return;
+		}
+		strbuf_str(out, word);
+		strbuf_str(out, path.p > word.p + word.n ? STR(" ") : STR(""));
+	}
+}
+
 void url_mask(struct strbuf *out, struct str url)
 {
 	size_t n = scheme_len(url);
@@ -310,6 +329,6 @@ void url_mask(struct strbuf *out, struct str url)
 			url = rest;
 		}
 	}
-	strbuf_str(out, take_until(&url, '?'));
+	mask_path(out, take_until(&url, '?'));
 	mask_query(out, url);
 }

@@ -1,9 +1,11 @@
+#include "base/left.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/help.h"
 #include "cli/title.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 static int usage(const char *what, const char *name)
 {
@@ -38,6 +40,7 @@ int main(int argc, char **argv)
 	char **args = title_hide(argc, argv);
 	struct command command = { args[0], argc > 1 ? args[1] : NULL, argc - 2, args + 2 };
 	const struct verb *verb;
+	int code;
 
 	if (!command.verb) {
 		help_program(stderr);
@@ -53,5 +56,10 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	verb = verbs_find(command.verb);
-	return verb ? run(verb, &command) : usage("there is no verb ", command.verb);
+	code = verb ? run(verb, &command) : usage("there is no verb ", command.verb);
+	if (left_any()) {
+		fflush(NULL);
+		_exit(code);
+	}
+	return code;
 }

@@ -1,5 +1,6 @@
 /* pgherald replay: dead letters to an output, once more. */
 #include "base/log.h"
+#include "base/time.h"
 #include "cli/cli.h"
 #include "core/output.h"
 
@@ -13,10 +14,21 @@
 
 struct replay {
 	const struct settings *settings;
-	struct sink *sink;
+	struct sink *sink; /* NULL before the first letter, which says how all are compressed */
+	char encoding[16];
+	enum sink_condition condition;
 	int progress;
 	uint64_t given;
 };
+
+static void log_condition(struct replay *r, enum sink_condition now, const struct err *why)
+{
+	if (now == SINK_RETRYING && r->condition != SINK_RETRYING)
+		log_warn("output %s is down, trying again: %s", r->sink->label, why->msg);
+	else if (now == SINK_OPEN && r->condition == SINK_RETRYING)
+		log_info("output %s is back", r->sink->label);
+	r->condition = now;
+}
 
 /* Waits for the sink to have come further. */
 static int wait_progress(struct replay *r, struct err *err)
@@ -29,10 +41,38 @@ static int wait_progress(struct replay *r, struct err *err)
 	if (read(r->progress, &n, sizeof(n)) < 0) {
 		/* nothing was there */
 	}
-	if (sink_condition(r->sink, &why) != SINK_FAILED)
+	log_condition(r, sink_condition(r->sink, &why), &why);
+	if (r->condition != SINK_FAILED)
 		return 0;
 	*err = why;
 	return -1;
+}
+
+/* What addresses of this template look like: "shop.*"; NULL where there are none. */
+static const char *pattern(struct arena *arena, const char *template)
+{
+	struct strbuf b = { 0 };
+	const char *copy;
+
+	for (const char *p = template; p && *p; p++) {
+		strbuf_ch(&b, *p == '{' ? '*' : *p);
+		if (*p == '{')
+			p += strcspn(p, "}") - (p[strcspn(p, "}")] == '\0');
+	}
+	copy = template ? arena_copy(arena, b.p, b.n) : NULL;
+	strbuf_release(&b);
+	return copy;
+}
+
+static int check(const struct settings *s, struct err *err)
+{
+	if (s->noutputs > 1)
+		return err_set(err, ERR_USAGE, "replay sends to one output");
+	if (output_refusal(&s->outputs[0]) == REFUSED_DEAD_LETTER)
+		return err_set(
+			err, ERR_CONFIG,
+			"replay makes no dead letters again: its on_refused is stop or skip");
+	return sink_check(s->outputs[0].to, err);
 }
 
 static int start(struct replay *r, struct err *err)
@@ -41,14 +81,25 @@ static int start(struct replay *r, struct err *err)
 	struct sink_config config = { .url = os->to,
 				      .format = &format_dead_letter,
 				      .origin = "replay",
+				      .content_encoding = *r->encoding ? r->encoding : NULL,
 				      .max_in_flight = (uint32_t)os->max_in_flight,
 				      .refused = output_refusal(os),
 				      .is_dead_letter = true };
+	struct arena arena = { 0 };
+	const struct sink_driver *driver;
+	struct url url;
 
-	if (r->settings->noutputs > 1)
-		return err_set(err, ERR_USAGE, "replay sends to one output");
 	config.progress = r->progress = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r->sink = sink_start(&config, err);
+	driver = driver_find(&url, &arena, os->to, err);
+	if (driver && *r->encoding && !driver->compressed)
+		err_set(err, ERR_CONFIG,
+			"it is compressed, which a receiver from %s could not tell", driver->name);
+	else if (driver) {
+		config.addresses =
+			pattern(&arena, os->address ? os->address : driver_address(driver, &url));
+		r->sink = sink_start(&config, err);
+	}
+	arena_release(&arena);
 	return r->sink ? 0 : -1;
 }
 
@@ -81,13 +132,28 @@ static bool put_bytes(struct strbuf *out, const json_t *letter, const char *name
 	return n >= 0;
 }
 
+/* "2026-11-21T17:20:15.881590Z" in microseconds since 1970; 0 when there is none. */
+static int64_t commit_time(struct str s)
+{
+	char text[40];
+	int64_t us;
+
+	if (s.n < 12 || s.n > sizeof(text) || s.p[s.n - 1] != 'Z')
+		return 0;
+	memcpy(text, s.p, s.n);
+	for (size_t i = 0; i < s.n; i++)
+		if (text[i] == 'T')
+			text[i] = ' ';
+	return time_parse_timestamp((struct str){ text, s.n - 1 }, &us) ? us : 0;
+}
+
 /* Fills the batch with one letter. */
 static int put_letter(struct replay *r, struct batch *b, const json_t *letter, struct err *err)
 {
 	struct message *m = batch_next(b);
 	struct str id = text(letter, "id"), address = text(letter, "address");
 
-	*m = (struct message){ 0 };
+	*m = (struct message){ .time = commit_time(text(letter, "time")) };
 	if (id.n != POSITION_LEN || !position_parse(id, &m->position))
 		return err_set(err, ERR_CONFIG, "it has no \"id\" of an event");
 	if (r->settings->outputs[0].address)
@@ -98,7 +164,8 @@ static int put_letter(struct replay *r, struct batch *b, const json_t *letter, s
 	m->key_n = (uint32_t)(b->meta.n - address.n);
 	strbuf_str(&b->meta, text(letter, "table"));
 	m->table_n = (uint32_t)text(letter, "table").n;
-	if (!put_bytes(&b->body, letter, "body", "body_base64"))
+	m->null = json_is_null(json_object_get(letter, "body")) && r->sink->driver->nulls;
+	if (!m->null && !put_bytes(&b->body, letter, "body", "body_base64"))
 		return err_set(err, ERR_CONFIG, "it has no \"body\"");
 	m->n = b->body.n;
 	strbuf_ch(&b->body, '\n');
@@ -107,15 +174,30 @@ static int put_letter(struct replay *r, struct batch *b, const json_t *letter, s
 	return 0;
 }
 
+/* All letters of a file are compressed in one way, or none. */
+static int check_encoding(struct replay *r, struct str encoding, struct err *err)
+{
+	if (!r->sink) {
+		snprintf(r->encoding, sizeof(r->encoding), "%.*s", STR_ARG(encoding));
+		return start(r, err);
+	}
+	if (str_eq(encoding, str_c(r->encoding)))
+		return 0;
+	return err_set(err, ERR_CONFIG,
+		       "it is compressed otherwise than those before: replay it from a file of "
+		       "its own");
+}
+
 static int replay_line(struct replay *r, const char *line, size_t n, struct err *err)
 {
 	json_error_t why;
 	json_t *letter = json_loadb(line, n, JSON_ALLOW_NUL, &why);
 	struct batch *b = NULL;
-	int failed = 0;
+	int failed;
 
 	if (!letter)
 		return err_set(err, ERR_CONFIG, "it is no dead letter: %s", why.text);
+	failed = check_encoding(r, text(letter, "encoding"), err);
 	while (!failed && !(b = sink_batch(r->sink)))
 		failed = wait_progress(r, err);
 	if (!failed)
@@ -143,8 +225,9 @@ static int replay_file(struct replay *r, FILE *f, struct err *err)
 	free(line);
 	if (!failed && ferror(f))
 		failed = err_set(err, ERR_FAIL, "cannot read: %s", strerror(errno));
-	sink_drain(r->sink);
-	while (sink_taken(r->sink) < r->given)
+	if (r->sink)
+		sink_drain(r->sink);
+	while (r->sink && sink_taken(r->sink) < r->given)
 		if (wait_progress(r, err))
 			return -1;
 	return failed;
@@ -162,11 +245,11 @@ int replay_run(const struct command *command, struct settings *settings)
 	if (!path)
 		failed = err_set(&err, ERR_USAGE,
 				 "say which file of dead letters, or - for standard input");
+	else if (check(settings, &err))
+		failed = -1;
 	else if (!(f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re")))
 		failed = err_set(&err, ERR_CONFIG, "cannot open %s: %s", path, strerror(errno));
 	else
-		failed = start(&r, &err);
-	if (!failed)
 		failed = replay_file(&r, f, &err);
 	if (r.sink) {
 		log_info("%llu events sent again", (unsigned long long)sink_taken(r.sink));

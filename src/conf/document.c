@@ -38,7 +38,8 @@ static int unknown_key(struct document *d, const struct yaml *node)
 		snprintf(hint, sizeof(hint), "; did you mean %s?", like->name);
 	for (char *c = hint; *c; c++)
 		*c = *c == '-' ? '_' : *c;
-	err_set(d->err, ERR_CONFIG, "there is no such key%s", hint);
+	err_set(d->err, ERR_CONFIG, "there is no such key%s",
+		*hint ? hint : "; --print-config shows those there are");
 	return wrong(d, node);
 }
 

@@ -40,7 +40,8 @@ const struct option options[] = {
 	{ "publication", 0, OPTION_STRING, 0, AT(publication),
 	  "stream check status drop", "NAME", "pgherald", 1, 63, "publication",
 	  "When it is missing it is made: for all tables, or for those of --tables where these are "
-	  "plain names. A publication that exists is used as it is." },
+	  "plain names; a partitioned table among these has its partitions' events under its own name. A "
+	  "publication that exists is used as it is." },
 	{ "temporary", 0, OPTION_BOOL, 0, AT(temporary),
 	  "stream", .def = "false", .help = "use a slot that disappears on exit" },
 	{ "create", 0, OPTION_BOOL, 0, AT(create),
@@ -66,7 +67,8 @@ const struct option options[] = {
 	  .help = "actions wanted, separated by commas" },
 	{ "from", 0, OPTION_POSITION, 0, AT(from),
 	  "stream", "now|LSN", .help = "begin here instead of at the slot's position",
-	  .more = "A slot never goes back: a position before the slot's own is an error." },
+	  .more = "A slot never goes back: a position before the slot's own is an error, as is one that the "
+		  "server's log has not come to." },
 	{ "until", 0, OPTION_POSITION, 0, AT(until),
 	  "stream", "now|LSN", .help = "deliver everything up to here and exit",
 	  .more = "The word now means the end of the server's log when pgherald starts." },

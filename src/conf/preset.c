@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum word_kind {
 	WORD_OPTION,  /* target is an option */
@@ -37,7 +38,7 @@ struct preset {
 	const char *broker_params; /* those of its users' URLs that are kept, " a b " */
 	/* Reads its users' configuration file; NULL: they have none. */
 	int (*document)(struct settings *s, const char *name, struct str text, struct err *err);
-	const char *file; /* which is read when none is named */
+	const char *file[2]; /* which are read when none is named: the first that is there */
 };
 
 /*
@@ -84,12 +85,30 @@ static const struct preset_word no_words[] = { { 0 } };
 static const struct preset_default no_defaults[] = { { 0 } };
 
 static const struct preset presets[] = {
-	{ "pgevents", pgevents_words, pgevents_defaults, "amqp", pgevents_broker, " heartbeat ",
-	  NULL, NULL },
-	{ "wal-listener", no_words, no_defaults, "", no_defaults, "", preset_read_wal_listener,
-	  "config.yml" },
-	{ "pgwalstreams", no_words, no_defaults, "", no_defaults, "", preset_read_pgwalstreams,
-	  "/conf/config.yaml" },
+	{ "pgevents",
+	  pgevents_words,
+	  pgevents_defaults,
+	  "amqp",
+	  pgevents_broker,
+	  " heartbeat ",
+	  NULL,
+	  { NULL } },
+	{ "wal-listener",
+	  no_words,
+	  no_defaults,
+	  "",
+	  no_defaults,
+	  "",
+	  preset_read_wal_listener,
+	  { "config.yml" } },
+	{ "pgwalstreams",
+	  no_words,
+	  no_defaults,
+	  "",
+	  no_defaults,
+	  "",
+	  preset_read_pgwalstreams,
+	  { "/conf/config.yaml", "/conf/config.yml" } },
 	{ 0 },
 };
 
@@ -146,7 +165,9 @@ const struct preset_word *preset_flag(const struct preset *p, struct str name)
 
 const char *preset_file(const struct preset *p)
 {
-	return p ? p->file : NULL;
+	if (p && p->file[1] && access(p->file[0], F_OK) && access(p->file[1], F_OK) == 0)
+		return p->file[1];
+	return p ? p->file[0] : NULL;
 }
 
 bool preset_has_document(const struct preset *p)

@@ -27,7 +27,7 @@ static int wrong(struct file *f, const char *path, const char *what)
 	return err_set(f->err, ERR_CONFIG, "%s: %s: %s", f->name, path, what);
 }
 
-/* The node at "database.filter.tables", or NULL. */
+/* The node at "database.filter.tables", or NULL. Case does not count in keys, as there. */
 static const struct yaml *find(const struct file *f, const char *path)
 {
 	const struct yaml *node = f->root;
@@ -36,7 +36,7 @@ static const struct yaml *find(const struct file *f, const char *path)
 		size_t n = strcspn(path, ".");
 
 		node = node->kind == YAML_MAP ? node->first : NULL;
-		while (node && (strlen(node->key) != n || strncmp(node->key, path, n) != 0))
+		while (node && (strlen(node->key) != n || strncasecmp(node->key, path, n) != 0))
 			node = node->next;
 		path += n + (path[n] == '.');
 	}
@@ -103,17 +103,28 @@ static int read_database(struct file *f)
 	return failed;
 }
 
+/* What is no level is the lowest, as pgwalstreams has it. */
+static const char *level(const char *word)
+{
+	static const char *const levels[][2] = { { "info", "info" },
+						 { "warn", "warn" },
+						 { "warning", "warn" },
+						 { "error", "error" },
+						 { "fatal", "error" } };
+
+	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
+		if (strcasecmp(levels[i][0], word) == 0)
+			return levels[i][1];
+	return "debug";
+}
+
 static int read_log(struct file *f)
 {
-	const char *level = get(f, "logger.level", "info");
 	bool human = strcmp(get(f, "logger.humanReadable", "false"), "true") == 0 ||
 		     strcmp(get(f, "logger.fmt", ""), "text") == 0;
 
-	if (strcmp(level, "warning") == 0)
-		level = "warn";
-	else if (strcmp(level, "fatal") == 0)
-		level = "error";
-	return set(f, "log-level", level) || set(f, "log-format", human ? "logfmt" : "json");
+	return set(f, "log-level", level(get(f, "logger.level", "info"))) ||
+	       set(f, "log-format", human ? "logfmt" : "json");
 }
 
 /* ---- the filter: tables in any schema, with their actions ---- */
@@ -182,6 +193,17 @@ static void put_param(struct strbuf *out, const char *name, const char *value)
 	url_encode(out, str_c(value));
 }
 
+/* Certificates count only with enableTLS, as there. */
+static void put_tls(struct file *f, struct strbuf *to)
+{
+	if (strcmp(get(f, "publisher.enableTLS", "false"), "true") != 0)
+		return;
+	put_param(to, "tls", "true");
+	put_param(to, "ca", get(f, "publisher.CACert", NULL));
+	put_param(to, "cert", get(f, "publisher.clientCert", NULL));
+	put_param(to, "cert_key", get(f, "publisher.clientKey", NULL));
+}
+
 /* The output whose addresses end in `place`, for tables that match. */
 static int add_output(struct file *f, const char *place, const char *tables)
 {
@@ -203,6 +225,7 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	} else if (strcmp(type, "kafka") == 0) {
 		put_address(&to, "kafka", address);
 		put_param(&to, "key_columns", get(f, "publisher.messageKeyFrom", NULL));
+		put_tls(f, &to);
 	} else if (strcmp(type, "rabbitmq") == 0) {
 		put_address(&to, "amqp", address);
 		put_param(&to, "exchange", topic);
@@ -224,30 +247,44 @@ static int add_output(struct file *f, const char *place, const char *tables)
 	return failed;
 }
 
+/* Where the schema ends in "schema_table", when that is a table of this name; 0 when not. */
+static size_t schema_len(const char *key, const char *table)
+{
+	size_t n = strlen(key), t = strlen(table);
+
+	return n > t + 1 && key[n - t - 1] == '_' && strcmp(key + n - t, table) == 0 ? n - t - 1 : 0;
+}
+
 /* topicsMap says another place for "schema_table": an output of its own. */
-static int add_mapped(struct file *f, const struct yaml *entry, const char *root,
+static int add_mapped(struct file *f, const char *key, const struct yaml *table, const char *place,
 		      struct strbuf *others)
 {
-	size_t n = strcspn(entry->key, "_");
-	const struct yaml *table = tables(f);
-	struct strbuf place = { 0 }, schema = { 0 }, own = { 0 };
+	struct strbuf schema = { 0 }, own = { 0 };
 	int failed;
 
-	if (entry->kind != YAML_SCALAR || !entry->key[n])
-		return wrong(f, entry->key, "it is not schema_table: topic");
-	while (table && strcmp(table->key, entry->key + n + 1) != 0)
-		table = table->next;
-	if (!table)
-		return 0; /* not published */
-	strbuf_printf(&place, "%s%s", root, entry->text);
-	strbuf_printf(&schema, "\"%.*s\".", (int)n, entry->key);
+	strbuf_printf(&schema, "\"%.*s\".", (int)schema_len(key, table->key), key);
 	strbuf_printf(others, ",!%s\"%s\"", strbuf_cstr(&schema), table->key);
-	failed = put_table(f, &own, schema.p, table) ||
-		 add_output(f, strbuf_cstr(&place), strbuf_cstr(&own));
-	strbuf_release(&place);
+	failed = put_table(f, &own, schema.p, table) || add_output(f, place, strbuf_cstr(&own));
 	strbuf_release(&schema);
 	strbuf_release(&own);
 	return failed ? -1 : 0;
+}
+
+/* Either part of "a_b_c" may have an underscore. What is not in the filter is not published. */
+static int add_entry(struct file *f, const struct yaml *entry, const char *root, struct strbuf *others)
+{
+	struct strbuf place = { 0 };
+	int failed = 0;
+
+	if (entry->kind != YAML_SCALAR || !strchr(entry->key, '_'))
+		return wrong(f, entry->key, "it is not schema_table: topic");
+	strbuf_printf(&place, "%s%s", root, entry->text);
+	strbuf_cstr(&place);
+	for (const struct yaml *t = tables(f); t && !failed; t = t->next)
+		if (schema_len(entry->key, t->key))
+			failed = add_mapped(f, entry->key, t, place.p, others);
+	strbuf_release(&place);
+	return failed;
 }
 
 static int read_publisher(struct file *f)
@@ -264,7 +301,7 @@ static int read_publisher(struct file *f)
 	strbuf_cstr(&place);
 	for (const struct yaml *y = map && map->kind == YAML_MAP ? map->first : NULL; y && !failed;
 	     y = y->next)
-		failed = add_mapped(f, y, place.p, &others);
+		failed = add_entry(f, y, place.p, &others);
 	strbuf_lit(&place, "{schema}");
 	if (f->is_pgwalstreams)
 		strbuf_lit(&place, ".{table}.{action}");

@@ -84,10 +84,10 @@ static void stop_outputs(struct capture *c)
 
 static void watch_socket(struct capture *c, bool on)
 {
-	if (!c->session.stream || on == c->loop.watching)
+	if (!c->session.sql || on == c->loop.watching)
 		return;
 	if (on)
-		loop_watch(&c->loop, stream_fd(c->session.stream));
+		loop_watch(&c->loop, session_fd(&c->session));
 	else
 		loop_unwatch(&c->loop);
 	feedback_heard(&c->feedback); /* who does not listen hears nothing */
@@ -179,7 +179,6 @@ static void connected(struct capture *c)
 	feedback_begin(&c->feedback);
 	c->session_ms = clock_ms();
 	c->publication_ms = 0;
-	watch_socket(c, true);
 }
 
 /* What an address names should be known to be there before an event needs it. */
@@ -213,7 +212,7 @@ static int connect_session(struct capture *c, struct err *err)
 				     .delivered = c->in.delivered,
 				     .stop = &c->stop,
 				     .wake = c->loop.progress };
-	int open = c->session.sql ? 1 : session_open(&c->session, &past, err);
+	int open = c->session.sql ? 1 : session_open(&c->session, &past, err), started;
 
 	if (open < 0)
 		return lost_session(c, err);
@@ -223,8 +222,12 @@ static int connect_session(struct capture *c, struct err *err)
 		return -1;
 	if (!c->in.outputs.opened)
 		return 0;
-	if (session_start(&c->session, &past, err) || check_addresses(c, err))
+	started = session_start(&c->session, &past, err);
+	if (started < 0 || (started && check_addresses(c, err)))
 		return lost_session(c, err);
+	watch_socket(c, true);
+	if (!started)
+		return 0;
 	if (set_until(c, err))
 		return -1;
 	connected(c);

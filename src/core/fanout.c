@@ -159,16 +159,35 @@ void fanout_given(const struct fanout *f, uint64_t *given)
 		given[i] = f->v[i].given;
 }
 
-static void log_condition(struct output *o, enum sink_condition was, const struct err *why)
+static void log_condition(const char *what, const struct sink *s, enum sink_condition was,
+			  enum sink_condition now, const struct err *why)
 {
-	if (o->condition == SINK_OPEN && !o->noticed && o->sink->notice) {
-		o->noticed = true;
-		log_warn("output %s: %s", o->sink->label, o->sink->notice);
+	if (now == SINK_RETRYING && was != now)
+		log_warn("%s %s is down, trying again: %s", what, s->label, why->msg);
+	else if (now == SINK_OPEN && was == SINK_RETRYING)
+		log_info("%s %s is back", what, s->label);
+}
+
+static void log_notice(struct output *o)
+{
+	if (o->condition != SINK_OPEN || o->noticed || !o->sink->notice)
+		return;
+	o->noticed = true;
+	log_warn("output %s: %s", o->sink->label, o->sink->notice);
+}
+
+static int look_at_dead(struct fanout *f, struct err *err)
+{
+	for (size_t i = 0; i < f->ndead; i++) {
+		enum sink_condition was = f->dead_condition[i];
+
+		f->dead_condition[i] = sink_condition(f->dead[i], err);
+		if (f->dead_condition[i] == SINK_FAILED)
+			return err_add(err, "dead letters to %s", f->dead[i]->label);
+		log_condition("the place for dead letters", f->dead[i], was, f->dead_condition[i],
+			      err);
 	}
-	if (o->condition == SINK_RETRYING)
-		log_warn("output %s is down, trying again: %s", o->sink->label, why->msg);
-	else if (o->condition == SINK_OPEN && was == SINK_RETRYING)
-		log_info("output %s is back", o->sink->label);
+	return 0;
 }
 
 int fanout_look(struct fanout *f, uint64_t *taken, struct err *err)
@@ -184,14 +203,11 @@ int fanout_look(struct fanout *f, uint64_t *taken, struct err *err)
 		opened &= o->condition == SINK_OPEN || o->condition == SINK_ENDED;
 		if (o->condition == SINK_FAILED)
 			return err_add(err, "output %s", o->sink->label);
-		if (o->condition != was)
-			log_condition(o, was, err);
+		log_notice(o);
+		log_condition("output", o->sink, was, o->condition, err);
 	}
-	for (size_t i = 0; i < f->ndead; i++)
-		if (sink_condition(f->dead[i], err) == SINK_FAILED)
-			return err_add(err, "dead letters to %s", f->dead[i]->label);
 	f->opened |= opened;
-	return 0;
+	return look_at_dead(f, err);
 }
 
 bool fanout_has_room(struct fanout *f)

@@ -7,7 +7,7 @@
 
 #include "core/output.h"
 
-#define MAX_OUTPUTS 16
+#define MAX_OUTPUTS 64
 
 struct fanout {
 	struct output v[MAX_OUTPUTS];
@@ -15,6 +15,7 @@ struct fanout {
 	size_t wanted;
 	struct sink *dead[MAX_OUTPUTS]; /* for dead letters, shared where the URL is the same */
 	const char *dead_url[MAX_OUTPUTS];
+	enum sink_condition dead_condition[MAX_OUTPUTS]; /* as last logged */
 	size_t ndead;
 	int progress;
 	struct arena arena;

@@ -33,6 +33,13 @@ static int on_relation(void *user, struct relation *rel, struct arena *arena, st
 	return plan_relation(in, rel, err);
 }
 
+static int on_retype(void *user, struct relation *rel, struct err *err)
+{
+	struct intake *in = user;
+
+	return see_transaction(in, err) || session_retype(in->session, rel, err) ? -1 : 0;
+}
+
 static bool callback_wants(const struct intake *in, const struct event *e)
 {
 	if (!in->callback.event)
@@ -150,7 +157,7 @@ static int on_commit(void *user, uint64_t end_lsn, struct err *err)
 	return 0;
 }
 
-static const struct decoder_ops decoder_ops = { on_relation, on_event, on_commit };
+static const struct decoder_ops decoder_ops = { on_relation, on_event, on_commit, on_retype };
 
 void intake_init(struct intake *in, const struct source *source)
 {

@@ -3,6 +3,7 @@
 #include "event/event.h"
 #include "flow/filter.h"
 #include "pg/catalog.h"
+#include "pg/preflight.h"
 #include "pg/publication.h"
 
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 struct table_list {
 	struct publication_table *v;
 	size_t n;
+	bool roots; /* some are partitioned: who names one wants its events under that name */
 };
 
 static void add_table(struct table_list *l, struct str schema, struct str name)
@@ -29,11 +31,13 @@ static int list_tables(PGconn *sql, const struct filter *f, struct table_list *l
 {
 	for (size_t i = 0; i < f->npatterns; i++) {
 		struct str schema, name;
-		bool is_store;
+		bool is_store, is_root;
 
 		filter_list_table(f, i, &schema, &name);
-		if (catalog_is_store(sql, schema, &is_store, err))
+		if (catalog_is_store(sql, schema, &is_store, err) ||
+		    catalog_is_partitioned(sql, schema, name, &is_root, err))
 			return -1;
+		l->roots |= is_root;
 		add_table(l, schema, is_store ? STR("stream") : name);
 		if (is_store)
 			add_table(l, schema, STR("entry"));
@@ -76,7 +80,8 @@ int publish_create(PGconn *sql, const struct settings *settings, struct err *err
 	put_actions(&actions, wanted, PQserverVersion(sql));
 	if (!failed)
 		failed = publication_create(sql, settings->publication, tables.v,
-					    listed ? tables.n : 0, strbuf_cstr(&actions), err);
+					    listed ? tables.n : 0, listed && tables.roots,
+					    strbuf_cstr(&actions), err);
 	strbuf_release(&actions);
 	arena_release(&arena);
 	free(tables.v);
@@ -148,6 +153,24 @@ static void say_actions(struct strbuf *out, uint16_t wanted, uint16_t published,
 	strbuf_release(&now);
 }
 
+static void say_finding(void *user, const struct preflight_finding *f)
+{
+	struct strbuf *out = user;
+
+	strbuf_printf(out, "%s%s; pgherald check has the SQL that mends it", out->n ? ". And " : "",
+		      f->text);
+}
+
+/* What the server refuses from now on because it is published. */
+static int say_refused(PGconn *sql, const struct settings *settings, struct strbuf *out,
+		       struct err *err)
+{
+	struct preflight_callback cb = { say_finding, out };
+
+	return preflight_check(sql, "identity", settings->slot, settings->publication, &cb, err) ||
+	       preflight_check(sql, "generated", settings->slot, settings->publication, &cb, err);
+}
+
 int publish_lacks(PGconn *sql, const struct settings *settings, struct strbuf *lacks, struct err *err)
 {
 	const char *name = settings->publication;
@@ -171,6 +194,8 @@ int publish_lacks(PGconn *sql, const struct settings *settings, struct strbuf *l
 		say_tables(lacks, &l, name);
 	if (!failed && p.ours)
 		say_actions(lacks, wanted, p.actions, name, PQserverVersion(sql));
+	if (!failed)
+		failed = say_refused(sql, settings, lacks, err);
 	strbuf_release(&l.tables);
 	strbuf_release(&l.roots);
 	arena_release(&arena);

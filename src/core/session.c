@@ -15,6 +15,9 @@
 
 /* How long a transaction that cannot be seen yet is waited for: less than a server's patience. */
 #define SEE_MS 5000
+#define SEE_MOST_MS 64 /* between two looks */
+/* A server that takes so long to make the slot is asked whom it waits for. */
+#define SAY_WHO_MS 2000
 
 static struct str keep(struct arena *a, const char *s)
 {
@@ -103,23 +106,40 @@ static int ensure_publication(struct session *s, const struct settings *settings
 	return 0;
 }
 
-static void say_who(const char *who)
+static void say_who(struct session *s)
 {
+	char who[800];
+
+	if (clock_ms() < s->say_ms)
+		return;
+	s->say_ms = INT64_MAX;
+	slot_blockers(s->sql, who, sizeof(who));
 	log_info("creating the slot waits for the transactions that are open now%s%s",
 		 *who ? ": " : "", who);
 }
 
-static int create_slot(struct session *s, PGconn *repl, const struct settings *settings,
-		       const struct session_past *past, struct err *err)
+static int create_slot(struct session *s, const struct settings *settings, struct err *err)
 {
-	struct slot_wait wait = { past->stop, s->sql, say_who };
+	s->creating = slot_create(s->repl, settings->slot, settings->temporary, err) == 0;
+	s->say_ms = clock_ms() + SAY_WHO_MS;
+	return s->creating ? 0 : -1;
+}
 
-	if (slot_create(repl, settings->slot, settings->temporary, &wait, &s->start, err))
-		return -1;
+/* 1: the slot is there, 0: not yet. */
+static int await_slot(struct session *s, const struct settings *settings, struct err *err)
+{
+	int made = slot_created(s->repl, settings->slot, &s->start, err);
+
+	if (made == 0)
+		say_who(s);
+	else
+		s->creating = false;
+	if (made <= 0)
+		return made;
 	s->confirmed = s->start;
 	log_info("created %sslot %s at " LSN_FMT, settings->temporary ? "temporary " : "",
 		 settings->slot, LSN_ARG(s->start));
-	return 0;
+	return 1;
 }
 
 /* Whether an output holds or remembers something of the slot: if it is missing, that is a gap. */
@@ -152,16 +172,22 @@ static int check_marks(const struct session_past *past, uint64_t confirmed, stru
 
 /* A slot that is not there: made when this is the beginning, otherwise a gap that somebody has to
  * know of. */
-static int missing_slot(struct session *s, PGconn *repl, const struct settings *settings,
+static int missing_slot(struct session *s, const struct settings *settings,
 			const struct session_past *past, struct err *err)
 {
 	bool anew = settings->from && strcmp(settings->from, "now") == 0 && !past->connected;
 
+	if (settings->from && strcmp(settings->from, "now") != 0 && !past->connected)
+		return err_set(
+			err, ERR_CONFIG,
+			"from: slot \"%s\" does not exist, so nothing before now can be had; "
+			"leave --from out to make it",
+			settings->slot);
 	if (settings->temporary) {
 		if (past->connected)
 			log_warn("the temporary slot ended with its connection: changes in between "
 				 "are not shown");
-		return create_slot(s, repl, settings, past, err);
+		return create_slot(s, settings, err);
 	}
 	if (past->connected || (outputs_know(past->outputs) && !anew))
 		return err_set(
@@ -175,7 +201,7 @@ static int missing_slot(struct session *s, PGconn *repl, const struct settings *
 			       "slot \"%s\" does not exist and --no-create was given; run: SELECT "
 			       "pg_create_logical_replication_slot('%s', 'pgoutput')",
 			       settings->slot, settings->slot);
-	return create_slot(s, repl, settings, past, err);
+	return create_slot(s, settings, err);
 }
 
 /* Where to begin in a slot that exists. --from moves it forward, once; never back. */
@@ -215,6 +241,11 @@ static int choose_start(struct session *s, const struct settings *settings,
 			       "; what is before "
 			       "it is gone",
 			       settings->slot, LSN_ARG(s->start));
+	else if (from > s->start && from > s->server_lsn)
+		return err_set(err, ERR_CONFIG,
+			       "from: " LSN_FMT " is beyond the end of the server's log, " LSN_FMT
+			       ": what is committed before it would be lost",
+			       LSN_ARG(from), LSN_ARG(s->server_lsn));
 	if (from > s->start)
 		s->start = from;
 	return 0;
@@ -249,7 +280,7 @@ static int check_slot(const struct session *s, const struct settings *settings,
 	return slot_check(slot, settings->slot, PQdb(s->sql), err);
 }
 
-static int ensure_slot(struct session *s, PGconn *repl, const struct settings *settings,
+static int ensure_slot(struct session *s, const struct settings *settings,
 		       const struct session_past *past, struct err *err)
 {
 	struct slot_state slot;
@@ -257,7 +288,7 @@ static int ensure_slot(struct session *s, PGconn *repl, const struct settings *s
 	if (slot_read(s->sql, settings->slot, &slot, err))
 		return -1;
 	if (!slot.exists)
-		return missing_slot(s, repl, settings, past, err);
+		return missing_slot(s, settings, past, err);
 	if (check_slot(s, settings, &slot, err))
 		return -1;
 	return choose_start(s, settings, past, &slot, err);
@@ -310,13 +341,43 @@ int session_start(struct session *s, const struct session_past *past, struct err
 				      .stop = past->stop };
 	PGconn *repl = s->repl;
 
-	if ((!past->connected && identify_outputs(repl, past, err)) ||
-	    ensure_publication(s, settings, past, err) || ensure_slot(s, repl, settings, past, err))
+	int made;
+
+	if (!s->creating &&
+	    ((!past->connected && identify_outputs(repl, past, err)) ||
+	     ensure_publication(s, settings, past, err) || ensure_slot(s, settings, past, err)))
 		return -1;
+	made = s->creating ? await_slot(s, settings, err) : 1;
+	if (made <= 0)
+		return made;
 	begin.lsn = s->start;
+	s->sender_pid = PQbackendPID(repl);
 	s->repl = NULL;
 	s->stream = stream_open(repl, &begin, err);
-	return s->stream ? 0 : -1;
+	return s->stream ? 1 : -1;
+}
+
+int session_fd(const struct session *s)
+{
+	return s->stream ? stream_fd(s->stream) : PQsocket(s->repl);
+}
+
+/* 1: it can be seen, or waits for nobody but us; 0: not yet. */
+static int look_for(struct session *s, uint32_t xid, bool patient, struct err *err)
+{
+	int seen = catalog_sees(s->sql, xid, &s->snapshot, err);
+	bool ours;
+
+	s->looks++;
+	if (seen || patient)
+		return seen;
+	if (server_awaits(s->sql, s->sender_pid, &ours, err))
+		return -1;
+	if (ours && !s->standby_said)
+		log_warn("commits wait for pgherald, which is one of synchronous_standby_names; "
+			 "name only others there");
+	s->standby_said |= ours;
+	return ours;
 }
 
 int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err)
@@ -327,9 +388,13 @@ int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct
 
 	if (xid == 0 || xid == s->seen)
 		return 0;
-	while ((seen = catalog_sees(s->sql, xid, err)) == 0 && !*stop && clock_ms() < end) {
+	if (catalog_saw(strbuf_view(&s->snapshot), xid)) {
+		s->seen = xid;
+		return 0;
+	}
+	while ((seen = look_for(s, xid, ms < SEE_MOST_MS, err)) == 0 && !*stop && clock_ms() < end) {
 		nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
-		ms = ms < 64 ? ms * 2 : ms;
+		ms = ms < SEE_MOST_MS ? ms * 2 : ms;
 	}
 	if (seen == 0)
 		return err_set(err, ERR_RETRY,
@@ -346,7 +411,16 @@ int session_describe(struct session *s, struct relation *rel, struct arena *aren
 {
 	if (catalog_store(s->sql, rel, err))
 		return -1;
+	rel->types_look = s->looks;
 	return catalog_relation(s->sql, rel, arena, err);
+}
+
+int session_retype(struct session *s, struct relation *rel, struct err *err)
+{
+	if (rel->types_look == s->looks)
+		return 0;
+	rel->types_look = s->looks;
+	return catalog_retype(s->sql, rel, err);
 }
 
 int session_stream(struct session *s, const struct relation *rel, struct str number,
@@ -376,7 +450,10 @@ void session_close(struct session *s)
 {
 	dial_leave(s->dial);
 	stream_close(s->stream);
+	if (s->creating)
+		slot_cancel(s->repl);
 	PQfinish(s->repl);
 	PQfinish(s->sql);
+	strbuf_release(&s->snapshot);
 	*s = (struct session){ 0 };
 }

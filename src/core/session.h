@@ -14,12 +14,18 @@ struct session {
 	PGconn *sql;
 	PGconn *repl; /* until the stream has it */
 	struct stream *stream;
+	bool creating;          /* the slot: the server has been asked for it */
+	int64_t say_ms;         /* when to tell whom that waits for */
 	uint64_t start;         /* where the stream begins; everything before is taken */
 	uint64_t confirmed;     /* what the slot itself had been told when the session began */
 	uint64_t server_lsn;    /* the server's end of WAL when the session began */
 	int sender_timeout_ms;  /* wal_sender_timeout; 0: none */
 	bool text_is_unchecked; /* the database is SQL_ASCII */
 	uint32_t seen;          /* the last transaction that session_see has seen */
+	uint32_t looks;         /* how often it has asked the server */
+	struct strbuf snapshot; /* what the server told it last */
+	int sender_pid;         /* the server's process that sends the stream */
+	bool standby_said;      /* that commits wait for us */
 };
 
 /* What a session is for, and what was before it. */
@@ -42,17 +48,26 @@ struct session_past {
  * or closed, is one to open. */
 int session_open(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
-/* Checks or creates publication and slot, starts the stream. The outputs have been opened in
- * between: only who is about to have the slot may look at what they hold. */
+/* Checks or creates publication and slot, starts the stream: 1 when that is done, 0 while the server
+ * makes the slot, to be called again when session_fd is readable and now and then. The outputs have
+ * been opened before: only who is about to have the slot may look at what they hold. */
 int session_start(struct session *s, const struct session_past *past, struct err *err) MUST_CHECK;
 
+/* The socket on which the server speaks next, of a session that was opened. */
+int session_fd(const struct session *s);
+
 /* Waits until what the transaction did can be seen on the SQL connection, as it has to be before
- * that is asked what the transaction made. RETRY after a while, and when *stop is set. xid 0 is none. */
+ * that is asked what the transaction made; not where it cannot be seen because its commit waits for
+ * us, as one of synchronous_standby_names. RETRY after a while, and when *stop is set. xid 0 is none. */
 int session_see(struct session *s, uint32_t xid, const _Atomic int *stop, struct err *err) MUST_CHECK;
 
 /* Fills in what only the catalog knows of a relation. */
 int session_describe(struct session *s, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
+
+/* Its types again, where composite ones have changed; see catalog_retype. Asks only when
+ * session_see has asked since they were read: all that it had seen by then was in them. */
+int session_retype(struct session *s, struct relation *rel, struct err *err) MUST_CHECK;
 
 /* Category and id of an entry's stream; see catalog_stream. */
 int session_stream(struct session *s, const struct relation *rel, struct str number,

@@ -244,6 +244,8 @@ static int on_row(struct decoder *d, uint64_t lsn, const struct pgoutput_message
 	e = next_event(d, actions[(int)m->kind], lsn);
 	if (!(rel->wanted & ACTION_BIT(e->action)))
 		return 0;
+	if (rel->types.composite && d->ops->retype(d->user, rel, err))
+		return -1;
 	if ((d->check_utf8 || d->binary) &&
 	    settle(d, rel, m->ncols * ((m->old != NULL) + (m->new != NULL)), err))
 		return err_add(err, "%.*s.%.*s", STR_ARG(rel->schema), STR_ARG(rel->name));

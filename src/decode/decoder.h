@@ -21,6 +21,9 @@ struct decoder_ops {
 	int (*event)(void *user, const struct event *e, struct err *err);
 	/* Everything before this LSN has been given to `event`. */
 	int (*commit)(void *user, uint64_t end_lsn, struct err *err);
+	/* Before a row of a relation that has composite types: no message tells when these change.
+	 * Not needed where `relation` finds no such types. */
+	int (*retype)(void *user, struct relation *rel, struct err *err);
 };
 
 struct decoder {

@@ -101,6 +101,7 @@ struct relation {
 	struct column *cols;
 	uint32_t nprimary;      /* columns with primary set */
 	struct types types;     /* the user-defined ones among its columns' */
+	uint32_t types_look;    /* the session's look at the catalog in which they were read */
 	uint16_t wanted;        /* ACTION_BITs that some output wants; set by core/ */
 	uint16_t *output_wants; /* likewise for each output; owned by core/, NULL before it decided */
 	uint64_t listeners; /* a bit for each of the library's callbacks whose pattern matches */

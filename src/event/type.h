@@ -63,6 +63,8 @@ struct types {
 	struct type **slots; /* open addressing by oid */
 	uint32_t nslots;
 	uint32_t n;
+	bool composite; /* some are: their attributes change without a word of the server's */
+	struct str attributes; /* of those, as the catalog told them last; empty: not asked yet */
 };
 
 /* The type with this OID, built-in or added, or NULL when it has to be looked up. */

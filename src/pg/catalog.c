@@ -83,6 +83,7 @@ static void read_type(struct lookup *l, struct raw *raw, PGresult *res, int row)
 	t->delim = *PQgetvalue(res, row, 3);
 	t->kind = kind_of(raw->typtype, array, *PQgetvalue(res, row, 6) == 't');
 	t->is_enum = raw->typtype == 'e';
+	l->types->composite |= t->kind == TYPE_RECORD;
 }
 
 static struct raw *find_raw(struct lookup *l, size_t from, uint32_t oid)
@@ -296,26 +297,76 @@ static int name_types(PGconn *sql, struct relation *rel, struct arena *arena, st
 	return res ? 0 : -1;
 }
 
-int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+/* The types of a relation's columns. */
+static int find_types(PGconn *sql, struct relation *rel, struct err *err)
 {
 	struct types *types = &rel->types;
-	uint32_t *oids;
+	uint32_t *oids = mem_array(rel->ncols, sizeof(*oids));
 	size_t n = 0;
 	int failed;
 
-	if (rel->ncols == 0)
-		return 0;
-	oids = mem_array(rel->ncols, sizeof(*oids));
 	for (uint32_t i = 0; i < rel->ncols; i++)
 		if (!type_builtin(rel->cols[i].type_oid))
 			oids[n++] = rel->cols[i].type_oid;
-	failed = catalog_types(sql, types, oids, n, err) || name_types(sql, rel, arena, err) ||
-		 (rel->identity == 'f' && find_primary(sql, rel, err));
+	failed = catalog_types(sql, types, oids, n, err);
 	free(oids);
 	for (uint32_t i = 0; i < rel->ncols && !failed; i++)
 		rel->cols[i].field.type =
 			part(&(struct lookup){ .types = types }, rel->cols[i].type_oid);
-	return failed ? -1 : 0;
+	return failed;
+}
+
+int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena, struct err *err)
+{
+	if (rel->ncols == 0)
+		return 0;
+	return find_types(sql, rel, err) || name_types(sql, rel, arena, err) ||
+			       (rel->identity == 'f' && find_primary(sql, rel, err))
+		       ? -1
+		       : 0;
+}
+
+/* One row and column: what the composite ones among the types are made of. */
+static PGresult *query_attributes(PGconn *sql, const struct types *types, struct err *err)
+{
+	struct strbuf oids = { 0 };
+	const char *params[1];
+	PGresult *res;
+
+	for (uint32_t i = 0; i < types->nslots; i++) {
+		const struct type *t = types->slots[i];
+
+		if (t && t->kind == TYPE_RECORD && t->oid == t->base)
+			strbuf_printf(&oids, "%c%u", oids.n ? ',' : '{', t->oid);
+	}
+	strbuf_ch(&oids, '}');
+	params[0] = strbuf_cstr(&oids);
+	res = conn_query(sql, err,
+			 "SELECT string_agg(concat_ws(' ', t.oid, a.attname, a.atttypid), ',' "
+			 "ORDER BY t.oid, a.attnum) "
+			 "FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid "
+			 "WHERE t.oid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped",
+			 1, params);
+	strbuf_release(&oids);
+	return res;
+}
+
+int catalog_retype(PGconn *sql, struct relation *rel, struct err *err)
+{
+	PGresult *res = query_attributes(sql, &rel->types, err);
+	struct str now;
+	int failed = 0;
+
+	if (!res)
+		return -1;
+	now = str_c(PQgetvalue(res, 0, 0));
+	if (!str_eq(now, rel->types.attributes)) {
+		types_release(&rel->types);
+		failed = find_types(sql, rel, err);
+		rel->types.attributes = keep(&rel->types.arena, now.p);
+	}
+	PQclear(res);
+	return failed;
 }
 
 /* Whether namespace n is an event store. */
@@ -362,7 +413,24 @@ static char *identifier(PGconn *sql, struct str name)
 	return quoted;
 }
 
-int catalog_sees(PGconn *sql, uint32_t xid, struct err *err)
+/* "10:20:10,14,15": the oldest that ran then, the next to begin, all that ran. These have an epoch,
+ * which ours lacks; xids wrap around. */
+bool catalog_saw(struct str snapshot, uint32_t xid)
+{
+	const char *p = snapshot.n ? strchr(snapshot.p, ':') : NULL;
+	char *end;
+
+	if (!p || (int32_t)(xid - (uint32_t)strtoull(p + 1, &end, 10)) >= 0)
+		return false;
+	while (*end == ':' || *end == ',') {
+		p = end + 1;
+		if ((uint32_t)strtoull(p, &end, 10) == xid && end != p)
+			return false;
+	}
+	return true;
+}
+
+int catalog_sees(PGconn *sql, uint32_t xid, struct strbuf *snapshot, struct err *err)
 {
 	char number[16];
 	const char *params[] = { number };
@@ -374,13 +442,16 @@ int catalog_sees(PGconn *sql, uint32_t xid, struct err *err)
 	res = conn_query(sql, err,
 			 "SELECT txid_visible_in_snapshot(x + CASE WHEN x - next > 2147483648 "
 			 "THEN -4294967296 WHEN next - x > 2147483648 THEN 4294967296 ELSE 0 END, "
-			 "now) FROM (SELECT now, next, "
+			 "now), now FROM (SELECT now, next, "
 			 "next / 4294967296 * 4294967296 + $1::bigint AS x FROM (SELECT now, "
 			 "txid_snapshot_xmax(now) AS next FROM txid_current_snapshot() now) a) b",
 			 1, params);
 	if (!res)
 		return err_add(err, "looking whether transaction %s can be seen", number);
 	seen = *PQgetvalue(res, 0, 0) == 't';
+	snapshot->n = 0;
+	strbuf_str(snapshot, str_c(PQgetvalue(res, 0, 1)));
+	strbuf_cstr(snapshot);
 	PQclear(res);
 	return seen;
 }
@@ -424,6 +495,23 @@ int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err 
 			 1, params);
 	strbuf_release(&name);
 	*is_store = res && PQntuples(res) > 0;
+	PQclear(res);
+	return res ? 0 : -1;
+}
+
+int catalog_is_partitioned(PGconn *sql, struct str schema, struct str table, bool *is, struct err *err)
+{
+	struct arena arena = { 0 };
+	const char *params[] = { arena_copy(&arena, schema.p, schema.n),
+				 arena_copy(&arena, table.p, table.n) };
+	PGresult *res = conn_query(sql, err,
+				   "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = "
+				   "c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 "
+				   "AND c.relkind = 'p'",
+				   2, params);
+
+	arena_release(&arena);
+	*is = res && PQntuples(res) > 0;
 	PQclear(res);
 	return res ? 0 : -1;
 }

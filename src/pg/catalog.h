@@ -2,6 +2,7 @@
 #ifndef PGHERALD_CATALOG_H
 #define PGHERALD_CATALOG_H
 
+#include "base/strbuf.h"
 #include "event/event.h"
 #include "pg/conn.h"
 
@@ -13,14 +14,21 @@ int catalog_types(PGconn *sql, struct types *types, const uint32_t *oids, size_t
 
 /* 1: what the transaction did can be seen, 0: not yet. A server sends a transaction as soon as its
  * commit is on disk, which is before others see it: long before, where the commit waits for a
- * synchronous standby. */
-int catalog_sees(PGconn *sql, uint32_t xid, struct err *err) MUST_CHECK;
+ * synchronous standby. `snapshot` gets what could be seen when the server was asked. */
+int catalog_sees(PGconn *sql, uint32_t xid, struct strbuf *snapshot, struct err *err) MUST_CHECK;
+
+/* Whether a transaction that is known to be committed could be seen then. An empty one saw nothing. */
+bool catalog_saw(struct str snapshot, uint32_t xid);
 
 /* Fills in a relation: the types of its columns (user-defined ones into rel->types), their names
  * with typmod, and for REPLICA IDENTITY FULL which columns are the primary key. Strings are put
  * into the arena. */
 int catalog_relation(PGconn *sql, struct relation *rel, struct arena *arena,
 		     struct err *err) MUST_CHECK;
+
+/* Looks the types of the relation's columns up again if composite ones among them have changed
+ * since they were. After a failure the relation cannot be used any more. */
+int catalog_retype(PGconn *sql, struct relation *rel, struct err *err) MUST_CHECK;
 
 /* Whether the relation is a table of an event store, and which: rel->kind and rel->store. A store is
  * known by the trigger that gives its events their positions, so its schema may have any name. */
@@ -33,6 +41,10 @@ int catalog_stream(PGconn *sql, const struct relation *rel, struct str number, s
 
 /* Whether a schema is an event store. */
 int catalog_is_store(PGconn *sql, struct str schema, bool *is_store, struct err *err) MUST_CHECK;
+
+/* Whether a table is partitioned. */
+int catalog_is_partitioned(PGconn *sql, struct str schema, struct str table, bool *is,
+			   struct err *err) MUST_CHECK;
 
 /* Calls fn for each table of a publication that is not an event store's, with its names and those
  * of its columns, and which of these are the key; nothing else is filled in. Ends with the first

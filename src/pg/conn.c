@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/strbuf.h"
 
 #include <libpq-events.h>
 #include <poll.h>
@@ -88,11 +89,60 @@ static const struct {
 	{ "permission denied to start WAL sender", ERR_CONFIG, "; run: ALTER ROLE ... REPLICATION" },
 	{ "role \"", ERR_CONFIG, "" },
 	{ "database \"", ERR_CONFIG, "" },
-	{ "invalid connection option", ERR_CONFIG, "" },
 	{ "certificate", ERR_CONFIG, "" },
 	{ "does not support SSL", ERR_CONFIG, "" },
 	{ "authentication failed", ERR_CONFIG, "" },
 };
+
+/* How libpq begins when it cannot read the connection string itself. */
+static const char *const unreadable[] = {
+	"invalid ",
+	"missing ",
+	"unterminated ",
+	"unexpected ",
+	"forbidden value",
+	"end of string",
+	"extra key/value separator",
+	"could not match ",
+	"definition of service ",
+};
+
+/* Whether what stands in quotes at p is the name of an option, and not of what a user wrote. */
+static bool is_name(const char *text, const char *p)
+{
+	static const char *const before[] = { "option ", "parameter: ", "service " };
+
+	for (size_t i = 0; i < sizeof(before) / sizeof(before[0]); i++) {
+		size_t n = strlen(before[i]);
+
+		if ((size_t)(p - text) >= n && strncmp(p - n, before[i], n) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What is quoted from a string that was misread may be a part of its password; so may what stands
+ * before the @ of a host's name. */
+static void hide_quoted(struct strbuf *out, const char *text, bool misread)
+{
+	const char *p = text, *open, *end;
+
+	while ((open = strchr(p, '"')) != NULL && (end = strchr(open + 1, '"')) != NULL) {
+		struct str inside = { open + 1, (size_t)(end - open - 1) };
+		const char *at = memrchr(inside.p, '@', inside.n);
+		bool hidden = misread && !str_eq(inside, STR("=")) && !is_name(text, open);
+
+		strbuf_str(out, (struct str){ p, (size_t)(open + 1 - p) });
+		if (at == inside.p) /* an abstract socket */
+			at = NULL;
+		if (hidden || at)
+			strbuf_lit(out, "***");
+		p = hidden ? end : at ? at : inside.p;
+		strbuf_str(out, (struct str){ p, (size_t)(end + 1 - p) });
+		p = end + 1;
+	}
+	strbuf_str(out, str_c(p));
+}
 
 /* Connects once more, only to hear the SQLSTATE of the refusal: libpq puts it into the text when it
  * is told to be verbose, which it can be while it connects step by step. */
@@ -143,9 +193,23 @@ static int fail_connect(PGconn *conn, const char *const *keys, const char *const
 			struct err *err)
 {
 	const char *text = PQerrorMessage(conn);
+	struct strbuf shown = { 0 };
+	bool misread = false;
 
-	fail(ERR_RETRY, text, err);
-	classify_connect(text, keys, values, err);
+	for (size_t i = 0; i < sizeof(unreadable) / sizeof(unreadable[0]); i++)
+		misread |= strncmp(text, unreadable[i], strlen(unreadable[i])) == 0;
+	hide_quoted(&shown, text, misread);
+	fail(ERR_RETRY, strbuf_cstr(&shown), err);
+	strbuf_release(&shown);
+	if (misread || strstr(err->msg, "***@")) {
+		err->kind = ERR_CONFIG;
+		err_add(err, "the connection string cannot be read%s",
+			strncmp(values[5], "postgres", 8) == 0
+				? " (@ : / ? # % of a password are written %40 %3A %2F %3F %23 %25)"
+				: "");
+	} else {
+		classify_connect(text, keys, values, err);
+	}
 	return -1;
 }
 

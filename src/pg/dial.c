@@ -1,5 +1,6 @@
 #include "pg/dial.h"
 
+#include "base/left.h"
 #include "base/mem.h"
 
 #include <fcntl.h>
@@ -126,6 +127,7 @@ void dial_leave(struct dial *d)
 	if (pthread_timedjoin_np(d->thread, NULL, &end) == 0) {
 		dial_free(d);
 	} else if (enter(d, LEFT)) {
+		left_note();
 		pthread_detach(d->thread);
 	} else {
 		pthread_join(d->thread, NULL);

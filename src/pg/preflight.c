@@ -141,12 +141,14 @@ static const struct {
 
 	{ "slot",
 	"SELECT CASE WHEN NOT exists THEN 'ok' WHEN plugin <> 'pgoutput' OR other OR lost OR synced"
-	"    THEN 'fail' WHEN active OR wal = 'unreserved' THEN 'warn' ELSE 'ok' END,"
+	"    OR prepares THEN 'fail' WHEN active OR wal = 'unreserved' THEN 'warn' ELSE 'ok' END,"
 	"  format('slot %s ', $1::text) || CASE WHEN NOT exists THEN 'does not exist; it will be made'"
 	"    WHEN plugin = '' THEN 'is a physical one; name another one with --slot'"
 	"    WHEN plugin <> 'pgoutput' THEN 'is for ' || plugin || ', not for pgoutput; name another "
 		"one with --slot'"
 	"    WHEN other THEN 'belongs to database ' || database || '; name another one with --slot'"
+	"    WHEN prepares THEN 'was made with two_phase: it sends transactions before they are "
+		"committed; name another one with --slot'"
 	"    WHEN lost THEN 'is lost (' || reason || '): the WAL it needs has been removed, and "
 		"streaming has to start anew'"
 	"    WHEN synced THEN 'is synchronized from the primary and can be used when this standby is "
@@ -162,11 +164,13 @@ static const struct {
 	"    s.confirmed_flush_lsn, j ->> 'wal_status', coalesce(j ->> 'wal_status' = 'lost', false),"
 	"    coalesce(j ->> 'invalidation_reason', 'lost'),"
 	"    pg_is_in_recovery() AND coalesce(j ->> 'synced' = 'true', false),"
+	"    coalesce(j ->> 'two_phase' = 'true', false)"
+	"      AND current_setting('server_version_num')::int >= 150000,"
 	"    pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
 	"      ELSE pg_current_wal_lsn() END, s.confirmed_flush_lsn)"
 	"    FROM (SELECT) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1::text"
 	"    LEFT JOIN LATERAL to_jsonb(s) j ON true) s(exists, plugin, other, database, active, pid,"
-	"    lsn, wal, lost, reason, synced, behind)" },
+	"    lsn, wal, lost, reason, synced, prepares, behind)" },
 
 	{ "transactions",
 	"SELECT 'warn', 'making the slot waits for transactions that are open now: ' ||"
@@ -328,4 +332,15 @@ int preflight_run(const char *conninfo, const char *slot, const char *publicatio
 		report(cb, name, PREFLIGHT_FAIL, err->msg, "");
 	PQfinish(sql);
 	return failed;
+}
+
+int preflight_check(PGconn *sql, const char *check, const char *slot, const char *publication,
+		    const struct preflight_callback *cb, struct err *err)
+{
+	const char *params[] = { slot, publication };
+
+	for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++)
+		if (strcmp(checks[i].name, check) == 0)
+			return check_query(sql, check, checks[i].sql, params, cb, err);
+	return err_set(err, ERR_FAIL, "there is no check %s", check);
 }

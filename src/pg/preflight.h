@@ -27,4 +27,8 @@ struct preflight_callback {
 int preflight_run(const char *conninfo, const char *slot, const char *publication,
 		  const struct preflight_callback *cb, struct err *err) MUST_CHECK;
 
+/* Runs one check that is a query, by its name, on a connection that is open. */
+int preflight_check(PGconn *sql, const char *check, const char *slot, const char *publication,
+		    const struct preflight_callback *cb, struct err *err) MUST_CHECK;
+
 #endif

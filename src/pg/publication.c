@@ -43,7 +43,8 @@ static void put_identifier(struct strbuf *b, struct str name)
 /* Without its generated columns a table with REPLICA IDENTITY FULL could not be written to any more
  * (PostgreSQL 18, which can publish the stored ones). */
 static void build_create(struct strbuf *q, int version, const char *name,
-			 const struct publication_table *tables, size_t ntables, const char *actions)
+			 const struct publication_table *tables, size_t ntables, bool via_root,
+			 const char *actions)
 {
 	strbuf_lit(q, "CREATE PUBLICATION ");
 	put_identifier(q, str_c(name));
@@ -55,19 +56,20 @@ static void build_create(struct strbuf *q, int version, const char *name,
 		strbuf_ch(q, '.');
 		put_identifier(q, tables[i].name);
 	}
-	strbuf_printf(q, " WITH (publish = '%s'%s)", actions,
+	strbuf_printf(q, " WITH (publish = '%s'%s%s)", actions,
+		      via_root && version >= 130000 ? ", publish_via_partition_root = true" : "",
 		      version >= 180000 ? ", publish_generated_columns = stored" : "");
 }
 
 int publication_create(PGconn *sql, const char *name, const struct publication_table *tables,
-		       size_t ntables, const char *actions, struct err *err)
+		       size_t ntables, bool via_root, const char *actions, struct err *err)
 {
 	struct publication_state now = { 0 };
 	struct strbuf q = { 0 };
 	PGresult *res;
 	int failed = 0;
 
-	build_create(&q, PQserverVersion(sql), name, tables, ntables, actions);
+	build_create(&q, PQserverVersion(sql), name, tables, ntables, via_root, actions);
 	strbuf_lit(&q, "; COMMENT ON PUBLICATION ");
 	put_identifier(&q, str_c(name));
 	strbuf_lit(&q, " IS '" MARK "'");
@@ -75,7 +77,7 @@ int publication_create(PGconn *sql, const char *name, const struct publication_t
 	PQclear(res);
 	if (!res && (publication_read(sql, name, &now, &(struct err){ 0 }) || !now.exists)) {
 		q.n = 0;
-		build_create(&q, PQserverVersion(sql), name, tables, ntables, actions);
+		build_create(&q, PQserverVersion(sql), name, tables, ntables, via_root, actions);
 		failed = err_add(err, "cannot create publication \"%s\"; let its owner run: %s",
 				 name, strbuf_cstr(&q));
 	}

@@ -21,10 +21,12 @@ struct publication_table {
 };
 
 /* Makes a publication of these actions (comma list: "insert, update") for the tables, or for all
- * tables when ntables is 0, and marks it as made by pgherald. That it exists already (two
+ * tables when ntables is 0, and marks it as made by pgherald. With via_root (13) what happens in
+ * partitions comes under the name of the partitioned table. That it exists already (two
  * processes raced) is no failure. CONFIG names a missing table or right, and the SQL to run. */
 int publication_create(PGconn *sql, const char *name, const struct publication_table *tables,
-		       size_t ntables, const char *actions, struct err *err) MUST_CHECK;
+		       size_t ntables, bool via_root, const char *actions,
+		       struct err *err) MUST_CHECK;
 
 /* Calls fn for each table that is stored and logged, but has no events under its name: it is not in
  * the publication, or, with by_leaves, its partitions are under theirs. */

@@ -71,3 +71,21 @@ int server_sender_timeout(PGconn *sql, int *ms, struct err *err)
 	PQclear(res);
 	return 0;
 }
+
+int server_awaits(PGconn *sql, int sender_pid, bool *awaits, struct err *err)
+{
+	char pid[16];
+	const char *params[] = { pid };
+	PGresult *res;
+
+	snprintf(pid, sizeof(pid), "%d", sender_pid);
+	res = conn_query(sql, err,
+			 "SELECT FROM pg_stat_replication WHERE pid = $1::int "
+			 "AND sync_state IN ('sync', 'quorum')",
+			 1, params);
+	if (!res)
+		return -1;
+	*awaits = PQntuples(res) > 0;
+	PQclear(res);
+	return 0;
+}

@@ -21,4 +21,8 @@ int server_fork(PGconn *repl, uint32_t timeline, uint32_t before, uint64_t *fork
 /* wal_sender_timeout in milliseconds, 0 for none; on an SQL connection. */
 int server_sender_timeout(PGconn *sql, int *ms, struct err *err) MUST_CHECK;
 
+/* Whether commits wait for what the stream of this process of the server confirms, because it is
+ * one of synchronous_standby_names; on an SQL connection. */
+int server_awaits(PGconn *sql, int sender_pid, bool *awaits, struct err *err) MUST_CHECK;
+
 #endif

@@ -1,15 +1,9 @@
 #include "pg/slot.h"
 
-#include "base/clock.h"
 #include "event/event.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-/* A server that makes us wait this long is asked whom for. */
-#define SAY_WHO_MS 2000
 
 static void copy(char *out, size_t size, PGresult *res, int column)
 {
@@ -30,6 +24,7 @@ static void read_row(struct slot_state *s, PGresult *res)
 	copy(s->invalidation, sizeof(s->invalidation), res, 8);
 	s->synced = *PQgetvalue(res, 0, 9) == 't';
 	s->temporary = *PQgetvalue(res, 0, 10) == 't';
+	s->two_phase = *PQgetvalue(res, 0, 11) == 't';
 }
 
 int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *err)
@@ -42,12 +37,13 @@ int slot_read(PGconn *sql, const char *name, struct slot_state *s, struct err *e
 	*s = (struct slot_state){ 0 };
 	snprintf(query, sizeof(query),
 		 "SELECT s.plugin, s.database, s.active, s.active_pid, s.restart_lsn, "
-		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s, s.temporary "
+		 "s.confirmed_flush_lsn, a.application_name, %s, %s, %s, s.temporary, %s "
 		 "FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
 		 "WHERE s.slot_name = $1",
 		 version >= 130000 ? "s.wal_status" : "''",
 		 version >= 170000 ? "s.invalidation_reason" : "''",
-		 version >= 170000 ? "s.synced AND pg_is_in_recovery()" : "false");
+		 version >= 170000 ? "s.synced AND pg_is_in_recovery()" : "false",
+		 version >= 150000 ? "s.two_phase" : "false");
 	res = conn_query(sql, err, query, 1, params);
 	if (!res)
 		return -1;
@@ -87,6 +83,13 @@ int slot_check(const struct slot_state *s, const char *name, const char *databas
 			"slot \"%s\" belongs to database \"%s\", not to \"%s\"; name another "
 			"one with --slot",
 			name, s->database, database);
+	if (s->two_phase)
+		return err_set(
+			err, ERR_CONFIG,
+			"slot \"%s\" was made with two_phase: it sends transactions when they "
+			"are prepared, which may be rolled back still; name another one with "
+			"--slot",
+			name);
 	if (lost || *s->invalidation)
 		return err_set(
 			err, ERR_LOST,
@@ -107,8 +110,7 @@ int slot_check(const struct slot_state *s, const char *name, const char *databas
 	return 0;
 }
 
-/* Who holds up the creation of a slot: a text for people, "" when nobody is seen. */
-static void blockers(PGconn *sql, char *who, size_t size)
+void slot_blockers(PGconn *sql, char *who, size_t size)
 {
 	struct err err;
 	PGresult *res = conn_query(
@@ -130,40 +132,6 @@ static void blockers(PGconn *sql, char *who, size_t size)
 	else
 		snprintf(who, size, "%s", PQgetvalue(res, 0, 0));
 	PQclear(res);
-}
-
-static void cancel(PGconn *conn)
-{
-	PGcancel *c = PQgetCancel(conn);
-	char why[256];
-
-	PQcancel(c, why, sizeof(why));
-	PQfreeCancel(c);
-}
-
-/* Waits for the answer to a query that was sent; says whom for when it takes long. */
-static int await(PGconn *repl, const struct slot_wait *wait, struct err *err)
-{
-	int64_t say_at = clock_ms() + SAY_WHO_MS;
-
-	while (PQisBusy(repl)) {
-		struct pollfd pfd = { PQsocket(repl), POLLIN, 0 };
-		char who[800];
-
-		if (poll(&pfd, 1, 100) > 0 && !PQconsumeInput(repl))
-			return err_set(err, ERR_RETRY,
-				       "the connection was lost while the slot was made");
-		if (wait->stop && *wait->stop) {
-			cancel(repl);
-			return err_set(err, ERR_RETRY, "interrupted while the slot was made");
-		}
-		if (wait->waiting && clock_ms() >= say_at) {
-			say_at = INT64_MAX;
-			blockers(wait->sql, who, sizeof(who));
-			wait->waiting(who);
-		}
-	}
-	return 0;
 }
 
 /* What makes creating a slot fail otherwise than other statements do. */
@@ -196,21 +164,28 @@ static void fail_create(PGresult *res, const char *name, struct err *err)
 		text ? text : "the connection was lost", help);
 }
 
-int slot_create(PGconn *repl, const char *name, bool temporary, const struct slot_wait *wait,
-		uint64_t *consistent_lsn, struct err *err)
+int slot_create(PGconn *repl, const char *name, bool temporary, struct err *err)
 {
 	bool parens = PQserverVersion(repl) >= 150000;
 	char query[256];
-	PGresult *res;
-	int failed;
 
 	snprintf(query, sizeof(query), "CREATE_REPLICATION_SLOT \"%s\"%s LOGICAL pgoutput %s", name,
 		 temporary ? " TEMPORARY" : "",
 		 parens ? "(SNAPSHOT 'nothing')" : "NOEXPORT_SNAPSHOT");
 	if (!PQsendQuery(repl, query))
 		return err_set(err, ERR_RETRY, "cannot ask for slot \"%s\"", name);
-	if (await(repl, wait, err))
-		return -1;
+	return 0;
+}
+
+int slot_created(PGconn *repl, const char *name, uint64_t *consistent_lsn, struct err *err)
+{
+	PGresult *res;
+	int failed;
+
+	if (!PQconsumeInput(repl))
+		return err_set(err, ERR_RETRY, "the connection was lost while the slot was made");
+	if (PQisBusy(repl))
+		return 0;
 	res = PQgetResult(repl);
 	failed = PQresultStatus(res) != PGRES_TUPLES_OK;
 	if (failed)
@@ -220,7 +195,16 @@ int slot_create(PGconn *repl, const char *name, bool temporary, const struct slo
 	PQclear(res);
 	while ((res = PQgetResult(repl)) != NULL)
 		PQclear(res);
-	return failed ? -1 : 0;
+	return failed ? -1 : 1;
+}
+
+void slot_cancel(PGconn *repl)
+{
+	PGcancel *c = PQgetCancel(repl);
+	char why[256];
+
+	PQcancel(c, why, sizeof(why));
+	PQfreeCancel(c);
 }
 
 int slot_advance(PGconn *sql, const char *name, uint64_t lsn, struct err *err)

@@ -78,6 +78,11 @@ static const struct sink_param *find_row(const struct sink_driver *d, const char
 	return NULL;
 }
 
+int driver_check_scheme(const char *scheme, struct err *err)
+{
+	return find(scheme) ? 0 : unknown(scheme, err);
+}
+
 bool driver_has_param(const char *scheme, const char *name)
 {
 	const struct sink_driver *d = find(scheme);
@@ -171,12 +176,10 @@ const struct sink_driver *driver_find(struct url *url, struct arena *arena, cons
 
 	if (url_parse(url, arena, text, err))
 		return NULL;
+	if (driver_check_scheme(url->scheme, err))
+		return NULL;
 	d = find(url->scheme);
-	if (!d)
-		unknown(url->scheme, err);
-	else if (check_params(d, url, err) || (d->check && d->check(url, err)))
-		d = NULL;
-	return d;
+	return check_params(d, url, err) || (d->check && d->check(url, err)) ? NULL : d;
 }
 
 const char *driver_text(const struct sink_driver *d, const struct url *url, const char *name)

@@ -109,6 +109,9 @@ extern const char *const sink_missing[];
 const struct sink_driver *driver_find(struct url *url, struct arena *arena, const char *text,
 				      struct err *err) MUST_CHECK;
 
+/* CONFIG where no driver of this build has the scheme. */
+int driver_check_scheme(const char *scheme, struct err *err) MUST_CHECK;
+
 /* Whether outputs of this scheme have the parameter. */
 bool driver_has_param(const char *scheme, const char *name);
 

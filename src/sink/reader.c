@@ -54,6 +54,8 @@ int reader_open(struct reader *r, const char *url, struct err *err)
 	if (url_parse(&r->url, &r->arena, url, err))
 		return -1;
 	r->driver = find(r->url.scheme);
+	if (!r->driver && driver_check_scheme(r->url.scheme, err))
+		return -1;
 	if (!r->driver)
 		return err_set(err, ERR_CONFIG, "nothing can be read from \"%s:\"", r->url.scheme);
 	if (check_params(r, err))

@@ -6,8 +6,8 @@
  * itself refuses what comes again after a crash, and that counts as taken. This holds only while
  * one output writes to a stream. Hence the hash "pgherald:writers" says for each stream who writes
  * it and from which id on ("ID ORIGIN"); who finds another's name there takes the stream over if
- * that one is not connected, and fails otherwise. What is refused from before one's own time is
- * only taken when it is there.
+ * that one is not connected, and fails otherwise. What is refused from before one's own time, or
+ * below an id that may not be ours, is only taken when it is there.
  *
  * Several entries go as one transaction. Were they only pipelined, Redis could refuse one because
  * memory is full and take the next: then the first could never come. For the same reason the next
@@ -129,16 +129,28 @@ static bool is_old(const struct claim *c, struct position id)
 	return !c->name || position_cmp(id, c->from) <= 0;
 }
 
-/* Whether a refused entry is in the stream all the same. Ids from our own time are: only we have
- * written since, and ids only grow. (It may have been trimmed or deleted again.) */
+/* Somebody has written between our entries. What of ours is there is looked at from now on. */
+static int fail_overtaken(struct sink *s, struct str name, struct err *err)
+{
+	s->learned = REDIS_LEARNED_OTHERS;
+	return err_set(err, ERR_RETRY, "the Redis stream %.*s is written by others too",
+		       STR_ARG(name));
+}
+
+/* Whether a refused entry is in the stream all the same. Ids from our own time that were there when
+ * we connected are: only we have written since, and ids only grow. (It may have been trimmed or
+ * deleted again.) */
 static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct err *err)
 {
 	struct redis *r = s->state;
 	struct str name = batch_address(b, i), id = entry_id(r, b->messages[i].position);
+	const struct claim *c = redis_claim_of(r, name);
 	redisReply *got;
 	bool found;
 
-	if (!r->sent.old || !is_old(redis_claim_of(r, name), b->messages[i].position))
+	if (c->name ? position_cmp(b->messages[i].position, c->top) > 0 : !r->sent.old)
+		return fail_overtaken(s, name, err);
+	if (!is_old(c, b->messages[i].position))
 		return 0;
 	wire_begin(&r->wire, 4);
 	wire_word(&r->wire, STR("XRANGE"));
@@ -158,10 +170,20 @@ static int was_written(struct sink *s, const struct batch *b, uint32_t i, struct
 		       STR_ARG(name), STR_ARG(id));
 }
 
+/* An entry was added. */
+static void raise_top(struct redis *r, const struct batch *b, uint32_t i)
+{
+	struct claim *c = redis_claim_of(r, batch_address(b, i));
+
+	if (c->name)
+		c->top = b->messages[i].position;
+}
+
 /* The reply to one XADD. */
 static int take_reply(struct sink *s, const struct batch *b, uint32_t i, const redisReply *got,
 		      struct err *err)
 {
+	struct redis *r = s->state;
 	uint64_t seq = b->first + i;
 
 	if (redis_says(got, "WRONGTYPE")) {
@@ -170,7 +192,9 @@ static int take_reply(struct sink *s, const struct batch *b, uint32_t i, const r
 	}
 	if (got->type == REDIS_REPLY_ERROR && !strstr(got->str, "equal or smaller than"))
 		return redis_fail(got, err);
-	if (got->type == REDIS_REPLY_ERROR && was_written(s, b, i, err))
+	if (got->type != REDIS_REPLY_ERROR)
+		raise_top(r, b, i);
+	else if (was_written(s, b, i, err))
 		return -1;
 	sink_ack(s, seq);
 	return 0;
@@ -240,7 +264,7 @@ static const struct claim *claim(struct sink *s, struct str name, struct err *er
 {
 	const struct claim *c = redis_claim_of(s->state, name);
 
-	if (c->name || s->is_dead_letter)
+	if (c->name)
 		return c;
 	return take_sent(s, err) || redis_claim(s, name, err) ? NULL : redis_claim_of(s->state, name);
 }

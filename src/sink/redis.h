@@ -11,12 +11,16 @@
 /* Streams that are known to be ours; a power of two. When half are taken, all are forgotten. */
 #define REDIS_CLAIMS 4096
 
+/* sink->learned: others write to our streams, so that ids alone do not tell what is there. */
+#define REDIS_LEARNED_OTHERS 1
+
 #define REDIS_CLIENT_SIZE 40
 
 struct claim {
 	char *name; /* NULL: free */
 	size_t n;
-	struct position from; /* ids up to here are from before our time */
+	struct position from; /* ids up to here are from before our time, or may be others' */
+	struct position top;  /* the highest id that this connection knows of */
 };
 
 /* Entries of one batch that go together. */
@@ -68,7 +72,8 @@ int redis_done(struct wire *w, bool may_fail, struct err *err) MUST_CHECK;
 /* The name of the connections of the output with this origin. */
 void redis_client_name(char out[REDIS_CLIENT_SIZE], struct str origin);
 
-/* Makes sure, once for a connection, that nobody else writes to this stream. */
+/* Makes sure, once for a connection, that no other output writes to this stream. Dead letters claim
+ * nothing: CONFIG when the stream is an output's, whose ids theirs would overtake. */
 int redis_claim(struct sink *s, struct str name, struct err *err) MUST_CHECK;
 
 /* The claim on this stream; one without a name when there is none. */

@@ -2,6 +2,7 @@
 #include "sink/redis.h"
 
 #include "base/mem.h"
+#include "encode/encode.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -52,9 +53,41 @@ static int is_connected(struct redis *r, struct str origin, bool *is, struct err
 	return 0;
 }
 
-/* The highest id that the stream ever had. */
-static int last_id(struct redis *r, struct position *p, struct err *err)
+/* Whether the stream's last entry, [ID, [FIELD, VALUE]], may be ours: a position that it carries is
+ * its id (domain events carry another id). One that was deleted cannot be asked. */
+static bool may_be_ours(const struct sink *s, const redisReply *entry, struct position id)
 {
+	const redisReply *fields = entry->elements == 2 ? entry->element[1] : NULL;
+	struct str value;
+	struct position p;
+
+	if (!fields || !entry->element[0]->str ||
+	    position_cmp(parse_id(entry->element[0]->str), id) != 0)
+		return true;
+	if (fields->elements != 2 || !fields->element[0]->str || !fields->element[1]->str ||
+	    strcmp(fields->element[0]->str, sink_text(s, "field")) != 0)
+		return false;
+	value = (struct str){ fields->element[1]->str, fields->element[1]->len };
+	if (!s->format->position)
+		return true;
+	return s->format->position(value, &p) ? position_cmp(p, id) == 0
+					      : str_starts(value, STR("{\"id\":\""));
+}
+
+/* What XINFO STREAM says of the name, or NULL. */
+static const redisReply *member(const redisReply *info, const char *name)
+{
+	for (size_t i = 0; i + 1 < info->elements; i += 2)
+		if (info->element[i]->str && strcmp(info->element[i]->str, name) == 0)
+			return info->element[i + 1];
+	return NULL;
+}
+
+/* The highest id that the stream ever had, and whether its entry may be ours. */
+static int last_id(struct sink *s, struct position *p, bool *ours, struct err *err)
+{
+	struct redis *r = s->state;
+	const redisReply *id, *entry;
 	redisReply *got;
 
 	wire_command(&r->wire, "XINFO", "STREAM", r->name.p, NULL);
@@ -66,11 +99,11 @@ static int last_id(struct redis *r, struct position *p, struct err *err)
 		return -1;
 	}
 	*p = (struct position){ 0 };
-	if (got->type == REDIS_REPLY_ARRAY)
-		for (size_t i = 0; i + 1 < got->elements; i += 2)
-			if (got->element[i]->str && got->element[i + 1]->str &&
-			    strcmp(got->element[i]->str, "last-generated-id") == 0)
-				*p = parse_id(got->element[i + 1]->str);
+	id = member(got, "last-generated-id");
+	if (id && id->str)
+		*p = parse_id(id->str);
+	entry = member(got, "last-entry");
+	*ours = !entry || may_be_ours(s, entry, *p);
 	freeReplyObject(got);
 	return 0;
 }
@@ -100,7 +133,7 @@ static int put_claim(struct sink *s, const struct claim *c, struct err *err)
 static int take_over(struct sink *s, struct claim *c, struct str other, struct err *err)
 {
 	struct redis *r = s->state;
-	bool connected = false;
+	bool connected = false, ours;
 
 	if (other.n && is_connected(r, other, &connected, err))
 		return -1;
@@ -110,9 +143,31 @@ static int take_over(struct sink *s, struct claim *c, struct str other, struct e
 			       "one a stream of its own. If that one is gone for good: redis-cli "
 			       "HDEL " REDIS_WRITERS " %s",
 			       r->name.p, STR_ARG(other), r->name.p);
-	if (last_id(r, &c->from, err))
+	if (last_id(s, &c->from, &ours, err))
 		return -1;
+	c->top = c->from;
 	return put_claim(s, c, err);
+}
+
+/* The stream has our name. Others may have written there all the same, as with XADD's `*`. */
+static int look_again(struct sink *s, struct claim *c, struct err *err)
+{
+	bool ours;
+
+	if (last_id(s, &c->top, &ours, err))
+		return -1;
+	if (!ours || s->learned == REDIS_LEARNED_OTHERS)
+		c->from = c->top;
+	return 0;
+}
+
+static int refuse_letters(struct redis *r, struct str owner, struct err *err)
+{
+	return err_set(
+		err, ERR_CONFIG,
+		"the Redis stream %s is written by the output %.*s, whose later events could "
+		"not be added behind this: name another stream",
+		r->name.p, STR_ARG(owner));
 }
 
 /* Makes sure that nobody else writes to the stream r->name. */
@@ -131,9 +186,13 @@ static int claim(struct sink *s, struct claim *c, struct err *err)
 		c->from = parse_id(got->str);
 		owner = str_c(strchr(got->str, ' ') ? strchr(got->str, ' ') + 1 : got->str);
 	}
-	if (str_eq(owner, str_c(s->origin))) {
+	if (s->is_dead_letter || str_eq(owner, str_c(s->origin))) {
 		wire_command(&r->wire, "UNWATCH", NULL);
 		failed = redis_done(&r->wire, false, err);
+		if (!failed && !s->is_dead_letter)
+			failed = look_again(s, c, err);
+		else if (!failed && owner.n)
+			failed = refuse_letters(r, owner, err);
 	} else {
 		failed = take_over(s, c, owner, err);
 	}

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/time.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
@@ -42,16 +43,25 @@ static void put_bytes(struct strbuf *out, const char *name, const char *base64_n
 static void put_letter(struct strbuf *out, const struct sink *s, const struct batch *b, uint32_t i,
 		       const char *why)
 {
+	const struct message *m = &b->messages[i];
 	char id[POSITION_LEN];
 
-	position_print(b->messages[i].position, id);
+	position_print(m->position, id);
 	strbuf_printf(out, "{\"id\":\"%.*s\"", POSITION_LEN, id);
+	if (m->time) {
+		strbuf_lit(out, ",\"time\":\"");
+		time_print(out, m->time, 'T', 6);
+		strbuf_lit(out, "Z\"");
+	}
 	put_member(out, "output", str_c(s->label));
 	put_member(out, "table", batch_table(b, i));
 	put_member(out, "reason", str_c(why));
 	put_member(out, "address", batch_address(b, i));
 	put_bytes(out, "key", "key_base64", batch_key(b, i));
-	put_bytes(out, "body", "body_base64", batch_body(b, i));
+	if (m->null)
+		strbuf_lit(out, ",\"body\":null");
+	else
+		put_bytes(out, "body", "body_base64", batch_body(b, i));
 	if (s->content_encoding)
 		put_member(out, "encoding", str_c(s->content_encoding));
 	strbuf_ch(out, '}');
@@ -126,6 +136,7 @@ static int settle(struct sink *s, const struct refusal *r, struct err *err)
 
 	if (!b || sink_taken(s) >= r->seq || b->messages[i].refused)
 		return 0;
+	s->counts.refused++;
 	table = batch_table(b, i);
 	position_print(b->messages[i].position, id);
 	if (s->refused == REFUSED_STOP)

@@ -1,3 +1,4 @@
+#include "base/left.h"
 #include "base/mem.h"
 #include "sink/refuse.h"
 #include "sink/sink_thread.h"
@@ -329,8 +330,10 @@ int sink_join(struct sink *s, int timeout_ms)
 		end.tv_sec++;
 		end.tv_nsec -= 1000000000;
 	}
-	if (pthread_timedjoin_np(s->thread, NULL, &end))
+	if (pthread_timedjoin_np(s->thread, NULL, &end)) {
+		left_note();
 		return -1;
+	}
 	sink_free(s);
 	return 0;
 }

@@ -47,6 +47,11 @@ struct sink_config {
 	int progress; /* eventfd of the reader, written when something was taken or changed */
 };
 
+/* What has happened since the start. Written by the sink's thread, for any to read. */
+struct sink_counts {
+	_Atomic uint64_t connections, sent, refused; /* sent: messages, each time */
+};
+
 enum sink_condition { SINK_OPENING, SINK_OPEN, SINK_RETRYING, SINK_FAILED, SINK_ENDED };
 
 struct sink {
@@ -75,7 +80,8 @@ struct sink {
 
 	_Atomic uint64_t taken;  /* the last sequence number of an unbroken row that is taken */
 	_Atomic uint64_t marked; /* the LSN of the last mark of this process */
-	_Atomic bool woken;      /* sink_ack has written wake since the thread last looked */
+	struct sink_counts counts;
+	_Atomic bool woken; /* sink_ack has written wake since the thread last looked */
 
 	pthread_t thread;
 	pthread_mutex_t lock;               /* guards all below */

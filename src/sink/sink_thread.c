@@ -2,6 +2,7 @@
 
 #include "base/backoff.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "sink/refuse.h"
 
 #include <string.h>
@@ -172,6 +173,7 @@ static int send_batch(struct sink *s, const struct batch *b, struct err *err)
 			return 0;
 		to = end_of_row(b, from, room);
 		s->sent_to = first + to - 1;
+		s->counts.sent += to - from;
 		if (s->driver->send(s, b, from, to, err))
 			return -1;
 		if (!s->driver->poll)
@@ -266,6 +268,14 @@ static bool back_off(struct sink *s, struct backoff *backoff)
 	return !ending;
 }
 
+static void log_counts(const struct sink *s)
+{
+	log_debug("output %s has ended: %llu messages taken, %llu sent, %llu refused, %llu "
+		  "connections",
+		  s->label, (unsigned long long)sink_taken(s), (unsigned long long)s->counts.sent,
+		  (unsigned long long)s->counts.refused, (unsigned long long)s->counts.connections);
+}
+
 void *sink_thread_run(void *arg)
 {
 	struct sink *s = arg;
@@ -278,6 +288,7 @@ void *sink_thread_run(void *arg)
 		s->proven = false;
 		failed = s->driver->open(s, &err);
 		if (!failed) {
+			s->counts.connections++;
 			if (s->condition == SINK_OPENING)
 				prove(s);
 			failed = serve(s, &err);
@@ -288,12 +299,14 @@ void *sink_thread_run(void *arg)
 		if (failed && err.kind == ERR_RETRY && refuse_settle(s, &refusal))
 			err = refusal;
 		if (failed && err.kind != ERR_RETRY) {
+			log_counts(s);
 			set_condition(s, SINK_FAILED, &err);
 			return NULL;
 		}
 		if (failed)
 			set_condition(s, SINK_RETRYING, &err);
 	} while (failed && back_off(s, &backoff));
+	log_counts(s);
 	set_condition(s, SINK_ENDED, NULL);
 	return NULL;
 }

@@ -51,12 +51,13 @@ class Rabbit:
             **settings,
         }
         if tls:
-            self.settings |= {
+            self.settings = {
                 "listeners.ssl.1": f"127.0.0.1:{self.tls_port}",
                 "ssl_options.cacertfile": tls[0],
                 "ssl_options.certfile": tls[1],
                 "ssl_options.keyfile": tls[2],
                 "ssl_options.verify": "verify_none",
+                **self.settings,
             }
         with open(f"{self.dir}/rabbitmq.conf", "w") as f:
             f.writelines(f"{k} = {v}\n" for k, v in self.settings.items())
@@ -128,10 +129,19 @@ class Rabbit:
                     pids.append(int(pid))
         return pids
 
+    def stop(self):
+        """An end in peace: what was declared is there again after start()."""
+        pids = self._group()
+        self.process.terminate()
+        self._wait_gone(pids)
+
     def kill9(self):
         """All of the broker's processes die at once, as in a power cut."""
         pids = self._group()
         kill_pids(pids)
+        self._wait_gone(pids)
+
+    def _wait_gone(self, pids):
         self.process.wait()
         wait_until(lambda: not any(running(pid) for pid in pids), "the broker's processes to end")
         self.process = None

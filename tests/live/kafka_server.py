@@ -19,6 +19,7 @@ FOLDER = os.path.dirname(herald.PROGRAM)
 REAL = os.environ.get("PGHERALD_TEST_KAFKA")
 PRODUCE, INIT_PRODUCER_ID = 0, 22  # API keys
 NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error codes
+NOT_ENOUGH_REPLICAS, STORAGE = 19, 56
 
 Message = collections.namedtuple("Message", "topic partition offset key id body headers")
 

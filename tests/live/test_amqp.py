@@ -98,7 +98,7 @@ def test_case_64_a_broker_that_is_down_at_the_start_gets_all_when_it_comes(db, h
     broker = new_rabbit()
     queue = broker.bind("x")
     herald(db, "--to", broker.url(exchange="x")).stop()
-    broker.kill9()
+    broker.stop()
     stream = herald(db, "--to", broker.url(exchange="x"), ready=False)
     stream.wait_log("trying again")
 

@@ -377,6 +377,40 @@ def test_case_64_a_wrong_password_is_said_but_not_shown(db, herald, brokers):
     assert "look at user and password" in stream.err and "wr0ng" not in stream.err
 
 
+def test_case_64_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, brokers):
+    # Given a broker that comes back with another password
+    kfake = brokers(kafka_server.Kfake(user="PLAIN:me:s3cret"))
+    delivery.make_tables(db)
+    stream = herald(db, "--to", kfake.url("all", user="me:s3cret@"))
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    kfake.stop()
+    before = db.wal_lsn()
+    delivery.insert(db, 4, 6)
+    kfake.flags = [flag.replace("s3cret", "0ther") for flag in kfake.flags]
+    kfake.start()
+
+    # then that is said, and nothing is taken for delivered
+    assert stream.wait_exit() == 78
+    assert "look at user and password" in stream.err and "s3cret" not in stream.err
+    assert db.slot_state()["confirmed"] <= before
+
+
+@pytest.mark.parametrize("error", (kafka_server.NOT_ENOUGH_REPLICAS, kafka_server.STORAGE))
+def test_case_64_brokers_that_cannot_store_are_waited_for(db, herald, mock, error):
+    # Given brokers whose disk is full, or that have too few replicas, for a while
+    delivery.make_tables(db)
+    stream = herald(db, "--to", mock.url("all"))
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    mock.tell("fail", kafka_server.PRODUCE, error, 20)
+
+    # when more is written, then it all comes, in order
+    delivery.insert(db, 4, 1000)
+    stream.wait_confirmed(db)
+    check(mock.read("all"), {"a": range(1, 1001)})
+
+
 def test_wrong_properties_are_said_without_their_secrets(db, herald, mock):
     for params, word in (({"p.no.such": "x"}, "no.such"), ({"p.linger.ms": "soon"}, "linger.ms"),
                          ({"p.bootstrap.servers": "x"}, "cannot be set"),

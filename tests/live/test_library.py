@@ -1,12 +1,13 @@
 """libpgherald: programs in C that use the installed header and library."""
 import os
+import select
 import socket
 import subprocess
 
 import pytest
 
 import herald as program
-from postgres import wait_until
+from postgres import LIMIT, wait_until
 
 ROOT = program.REPO
 BUILD = os.path.dirname(program.PROGRAM)
@@ -274,6 +275,65 @@ int main(int argc, char **argv)
 	return done != 1 || seen != 3;
 }
 """
+
+
+ANSWERER = r"""
+#include <poll.h>
+#include <pgherald.h>
+#include <stdio.h>
+
+static int seen;
+
+static enum herald_answer on_insert(void *user, const struct herald_event *e)
+{
+	seen++;
+	return HERALD_TAKEN;
+}
+
+int main(int argc, char **argv)
+{
+	struct herald_stream *s = herald_stream_new();
+	struct pollfd fds[] = { { 0, POLLIN, 0 }, { 0, POLLIN, 0 } };
+	int done = herald_stream_set(s, "connection", argv[1]) || herald_stream_set(s, "slot", argv[2]) ||
+		   herald_stream_on(s, HERALD_INSERT, "*", on_insert, NULL) ? -1 : 0;
+
+	fds[1].fd = herald_stream_fd(s);
+	while (done == 0 && seen == 0 && poll(fds, 2, -1) > 0) {
+		if (fds[0].revents && getchar() == '\n') {
+			puts("here");
+			fflush(stdout);
+		}
+		if (fds[1].revents)
+			done = herald_stream_step(s, 0);
+	}
+	herald_stream_free(s);
+	return done < 0;
+}
+"""
+
+
+def test_steps_do_not_wait_for_the_slot(db, tmp_path):
+    # Given a program with an event loop, whose slot the server makes when a transaction has ended
+    make(db)
+    db.sql("begin; insert into other values (1); prepare transaction 'forgotten'")
+    process = subprocess.Popen([build(tmp_path, "answerer", ANSWERER), db.conninfo, db.slot], text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=program.environment())
+    waits = "select 1 from pg_stat_activity where query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'"
+    wait_until(lambda: db.sql(waits), "the server to wait for the transaction")
+
+    # then the program goes on with its own work
+    for _ in range(3):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert select.select([process.stdout], [], [], LIMIT)[0] and process.stdout.readline() == "here\n"
+    assert db.sql(waits)
+
+    # and has its events when the transaction has ended
+    db.sql("rollback prepared 'forgotten'")
+    ready(db)
+    insert(db, 1)
+    finish(process)
 
 
 @pytest.fixture(scope="module")

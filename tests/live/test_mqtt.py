@@ -220,6 +220,34 @@ def test_case_64_a_password_is_checked_and_never_shown(db, herald, mosquitto, tm
         assert "s3cret" not in right.err and "wr0ng" not in wrong.err
 
 
+def test_case_64_a_password_that_is_changed_while_streaming_ends_the_stream(db, herald, mosquitto, tmp_path):
+    # Given a broker that comes back with another password
+    passwords = tmp_path / "passwords"
+    let_in(tmp_path)
+
+    def set_password(word):
+        subprocess.run(["mosquitto_passwd", "-c", "-b", passwords, "me", word], check=True)
+        passwords.chmod(0o644)
+    set_password("s3cret")
+    broker = mosquitto(allow_anonymous="false", password_file=passwords)
+    delivery.make_tables(db)
+    stream = herald(db, "--to", broker.url("all", user="me:s3cret@"))
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    broker.stop()
+    before = db.wal_lsn()
+    delivery.insert(db, 4, 6)
+    set_password("0ther")
+    broker.start()
+
+    # then that is said, and nothing is taken for delivered
+    assert stream.wait_exit() == 78
+    assert "look at user and password" in stream.err and "s3cret" not in stream.err
+    assert db.slot_state()["confirmed"] <= before
+    stream = herald(db, "--to", broker.url("all", user="me:0ther@"))
+    stream.wait_confirmed(db)
+
+
 def test_the_old_version_works_too(db, herald, mosquitto):
     broker = mosquitto()
     reader = broker.subscribe()

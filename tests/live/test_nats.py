@@ -51,6 +51,12 @@ def test_events_arrive_with_subject_id_and_body(db, herald, nats):
         assert f"-{one}\r\n" in headers and "Nats-Msg-Id: " in headers
 
 
+def test_a_stream_that_is_made_is_made_as_the_url_says(db, herald, nats):
+    herald(db, "--to", nats.url("shop.{table}?stream=SHOP&subjects=shop.%3E&storage=memory&max_age=3600"))
+    config = nats.api("STREAM.INFO.SHOP")["config"]
+    assert (config["subjects"], config["storage"], config["max_age"]) == (["shop.>"], "memory", 3600 * 10**9)
+
+
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", "4"))
 
 

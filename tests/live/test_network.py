@@ -111,6 +111,7 @@ def test_case_14_a_connection_that_falls_silent_is_given_up(far, herald):
     stream = herald(db)
     db.sql("insert into a values (1)")
     stream.wait_for(1)
+    stream.wait_confirmed(db)
 
     # when nothing passes any more, in no direction, and nobody says so
     proxy.stall()
@@ -220,6 +221,7 @@ def test_a_stop_does_not_wait_for_the_catalog(far, herald):
     # Given a stream whose connection for the catalog has fallen silent, which asks it for a table
     db, proxy = far()
     stream = herald(db)
+    stream.wait_confirmed(db)
     catalog, = [link for link in proxy.links if link not in proxy.replications()]
     asked = len(catalog.sent)
     proxy.stall([catalog])

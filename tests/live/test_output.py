@@ -183,6 +183,25 @@ def test_from_now_leaves_out_what_was_before(db, herald):
     assert numbers(stream.wait_for(1), "a") == [2]
 
 
+def test_a_position_that_cannot_be_had_is_refused(db, herald):
+    # Given a slot, and a position beyond all that the server has written
+    make_tables(db)
+    herald(db).stop()
+    before = db.slot_state()["confirmed"]
+    db.sql("insert into a values (1)")
+
+    # then it is refused, and the slot stays where it is
+    stream = herald(db, "--from", "FFFF/0", ready=False)
+    assert stream.wait_exit() == 78
+    assert "beyond the end" in stream.err and db.slot_state()["confirmed"] == before
+    assert numbers(herald(db).wait_for(1), "a") == [1]
+
+    # and so is one behind which there is no slot to begin
+    stream = herald(db, "--slot", "another", "--from", f"{before >> 32:X}/{before & 0xFFFFFFFF:X}", ready=False)
+    assert stream.wait_exit() == 78
+    assert "does not exist" in stream.err and db.slot_state("another") is None
+
+
 def test_a_temporary_slot_goes_with_the_process(db, herald):
     make_tables(db)
     stream = herald(db, "--temporary")
@@ -261,6 +280,15 @@ def test_no_create_creates_nothing(db, herald):
     assert stream.wait_exit() == 78
     assert "CREATE PUBLICATION" in stream.err
     assert db.slot_state() is None and db.sql("select 1 from pg_publication") == []
+
+
+@pytest.mark.parametrize("conninfo", (
+    "postgresql://me:top/secret@localhost/x", "postgresql://me:t%zzop-secret@localhost/x",
+    "postgresql://me:top@secret@localhost/x", "password=top secret", "host=localhost port=secret"))
+def test_a_connection_string_that_cannot_be_read_ends_at_once_and_shows_no_part_of_a_password(conninfo):
+    result = program.run("stream", conninfo)
+    assert result.code == 78 and "the connection string cannot be read" in result.err
+    assert "top" not in result.err and "secret" not in result.err
 
 
 def test_a_wrong_password_is_said_without_the_password(new_server):

@@ -5,9 +5,11 @@ import os
 import re
 
 import pytest
+import yaml
 
 import herald as program
 import kafka_server
+import tls
 from amqp_server import Rabbit
 from nats_server import NatsServer
 from postgres import wait_until
@@ -242,3 +244,35 @@ def test_wal_listener_publishes_to_kafka(users, started, tmp_path):
     messages.sort(key=lambda m: json.loads(m.body)["commitTime"])  # they are in several partitions
     check_wal_listener([m.topic for m in messages], [m.body.encode() for m in messages])
     assert {m.key for m in messages if m.topic == "S.app_notifier"} == {'"00000000-0000-0000-0000-000000000001"'}
+
+
+def test_wal_listener_publishes_to_kafka_over_tls(users, started, tmp_path):
+    # Given a broker with a certificate of a private authority, and keys in the case of another of its versions
+    ca = tls.Authority(tmp_path)
+    cert, key = ca.issue("127.0.0.1")
+    options = ("-X", "security.protocol=SSL", "-X", f"ssl.ca.location={ca.cert}")
+    broker = kafka_server.Kfake(cert=f"{cert}:{key}", options=options)
+    try:
+        wal_listener(users, started, tmp_path,
+                     f"  {{type: kafka, address: '{broker.brokers}', topic: S, topicPrefix: app_, "
+                     f"enableTLS: true, caCert: {ca.cert}}}")
+        assert [json.loads(m.body)["action"] for m in broker.read("S.app_public_orders")] == ["INSERT", "TRUNCATE"]
+    finally:
+        broker.close()
+
+
+def test_wal_listener_maps_topics_of_names_with_underscores(tmp_path):
+    # Given a key that is schema_table in two ways, and one that is in none
+    path = tmp_path / "config.yml"
+    path.write_text("""
+listener: {slotName: s, filter: {tables: {users: [insert], b_users: [update]}}, topicsMap: {a_b_users: y, x_y: z}}
+database: {host: h, port: 1, name: d, user: u, password: p}
+publisher: {type: nats, address: "nats://h", topic: S, topicPrefix: ""}
+""")
+    shown = program.run("stream", "--preset", "wal-listener", "-c", path, "--print-config")
+
+    # then either table goes there, and nowhere else
+    outputs = yaml.safe_load(shown.out)["outputs"]
+    assert [(o["address"], o["tables"]) for o in outputs] == [
+        ("S.y", ['"a_b"."users":insert']), ("S.y", ['"a"."b_users":update']),
+        ("S.{schema}_{table}", ['"users":insert', '"b_users":update', '!"a_b"."users"', '!"a"."b_users"'])]

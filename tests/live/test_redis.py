@@ -106,6 +106,23 @@ def test_an_idle_connection_that_ends_is_noticed(db, herald, redis):
     stream.wait_log("is back")
 
 
+def test_an_output_counts_what_it_does(db, herald, redis):
+    # Given events over two connections, one of which is refused
+    redis.raw("set", "word", "x")
+    stream = start_rows(db, herald, redis, "--on-refused", "skip", "--log-level", "debug", path="{new.body}")
+    delivery.insert(db, 1, 10, body="rows")
+    stream.wait_confirmed(db)
+    redis.raw("client", "kill", "type", "normal")
+    stream.wait_log("is back")
+    delivery.insert(db, 11, 11, body="word")
+    delivery.insert(db, 12, 20, body="rows")
+    stream.wait_confirmed(db)
+    stream.stop()
+
+    # then the end tells of it
+    assert "has ended: 20 messages taken, 20 sent, 1 refused, 2 connections" in stream.err
+
+
 def test_case_3_killed_at_random_nothing_is_lost_or_comes_twice(db, herald, redis):
     luck = random.Random(1)
     start_rows(db, herald, redis).stop()
@@ -296,6 +313,54 @@ def test_a_second_writer_may_take_over_but_loses_nothing_silently(db, herald, re
     # then the other, whose events are not there and cannot be added, says so
     err = refused(herald, db, redis.url("ahead"), "--tables", "public.b")
     assert "higher ids" in err and "RENAME" in err
+
+
+@pytest.mark.parametrize("away", (False, True))
+@pytest.mark.parametrize("field", ("event", "other"))
+def test_case_69_an_id_that_others_gave_costs_no_event(db, herald, redis, away, field):
+    # Given an output to a stream
+    stream = start_rows(db, herald, redis)
+    delivery.insert(db, 1, 3)
+    stream.wait_confirmed(db)
+    written = json.dumps(redis.events("rows")[0])
+    if away:
+        stream.stop()
+
+    # when somebody else adds an entry, under an id of now, and then there is an event
+    redis.raw("xadd", "rows", "*", field, written)
+    before = db.wal_lsn()
+    if away:
+        stream = herald(db, "--to", redis.url("rows"), ready=False)
+    delivery.insert(db, 4, 2000)
+
+    # then that cannot be added, which is said, and the slot does not pass it
+    assert stream.wait_exit() == 78
+    assert "rows has higher ids than" in stream.err
+    assert db.slot_state()["confirmed"] <= before
+
+    # and with the stream out of the way all comes
+    redis.raw("rename", "rows", "old")
+    stream = herald(db, "--to", redis.url("rows"))
+    stream.wait_confirmed(db)
+    delivery.check(redis.events("rows"), {"a": range(4, 2001)})
+
+
+def test_dead_letters_do_not_go_into_the_stream_of_an_output(db, herald, redis):
+    # Given a stream that an output writes, and another output with its dead letters there
+    stream = start_rows(db, herald, redis)
+    delivery.insert(db, 1, 1)
+    stream.wait_confirmed(db)
+    redis.raw("set", "word", "x")
+    second = herald(db, "--slot", f"{db.slot}_2", "--to", redis.url("word"), "--on-refused", "dead-letter",
+                    "--dead-letter", redis.url("rows"), ready=False)
+    second.wait_ready(db, f"{db.slot}_2")
+
+    # when it has one, then it ends and says why
+    delivery.insert(db, 2, 2)
+    assert second.wait_exit() == 78
+    assert "the Redis stream rows is written by the output" in second.err
+    stream.wait_confirmed(db)
+    delivery.check(redis.events("rows"), {"a": range(1, 3)})
 
 
 def test_an_output_with_other_settings_takes_its_stream_over(db, herald, redis):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import herald as program
 import postgres
 from postgres import wait_until
 
@@ -181,6 +182,19 @@ def test_case_27_prepared_transactions_appear_when_committed(db, herald):
     assert [e["new"]["n"] for e in stream.wait_for(2)] == [1, 3]
 
 
+def test_case_27_a_slot_that_sends_what_is_only_prepared_is_refused(db, herald):
+    if db.server.version < 150000:
+        pytest.skip("pgoutput sends prepared transactions since PostgreSQL 15")
+    db.sql("create table t (n int)")
+    db.sql("create publication pgherald for all tables")
+    db.sql("select pg_create_logical_replication_slot(%s, 'pgoutput', false, true)", (db.slot,))
+    stream = herald(db, ready=False)
+    assert stream.wait_exit() == 78
+    assert "two_phase" in stream.err and "--slot" in stream.err
+    checked = program.run("check", db.conninfo, "--slot", db.slot)
+    assert checked.code == 1 and "two_phase" in checked.out
+
+
 def test_case_29_a_message_outside_of_transactions_survives_a_rollback(db, herald):
     if db.server.version < 140000:
         pytest.skip("pgoutput sends messages since PostgreSQL 14")
@@ -193,6 +207,28 @@ def test_case_29_a_message_outside_of_transactions_survives_a_rollback(db, heral
     assert (loose["action"], loose["prefix"], loose["content"]) == ("message", "audit", {"a": 1})
     assert loose["transactional"] is False and "xid" not in loose
     assert (bound["content"], bound["transactional"]) == ("text", True)
+
+
+def test_case_30_transactions_from_elsewhere_are_events_like_all_others(db, herald):
+    # Given a session that applies what another server did
+    db.sql("create table t (n int)")
+    origin = f"upstream of {db.name}"
+    db.sql("select pg_replication_origin_create(%s)", (origin,))
+    applier = db.connect()
+    postgres.execute(applier, "select pg_replication_origin_session_setup(%s)", (origin,))
+    stream = herald(db)
+
+    # when it and another one write
+    for n in (1, 2, 3):
+        session = db.connection if n == 2 else applier
+        postgres.execute(session, f"insert into t values ({n})")
+    events = stream.wait_for(3)
+    postgres.execute(applier, "select pg_replication_origin_session_reset()")
+    db.sql("select pg_replication_origin_drop(%s)", (origin,))
+
+    # then all are there, and nobody carries the other's mark
+    assert [e["new"]["n"] for e in events] == [1, 2, 3]
+    assert len({tuple(e) for e in events}) == 1
 
 
 def test_case_31_a_transaction_of_ddl_alone_moves_the_slot(db, herald):
@@ -237,7 +273,7 @@ PARTITIONS = """create table p (id int, v text, primary key (id)) partition by r
     alter table p attach partition p2 for values from (10) to (20)"""
 
 
-def test_cases_34_to_38_partitions_by_leaf(db, herald):
+def test_cases_34_35_36_37_38_partitions_by_leaf(db, herald):
     # Given partitions, one with another order of columns and a dropped one
     db.sql(PARTITIONS)
     stream = herald(db)
@@ -257,7 +293,7 @@ def test_cases_34_to_38_partitions_by_leaf(db, herald):
     assert events[2]["new"] == {"id": 11, "v": "a"}
 
 
-def test_cases_34_to_38_partitions_by_root(db, herald):
+def test_cases_34_35_36_38_partitions_by_root(db, herald):
     if db.server.version < 130000:
         pytest.skip("publish_via_partition_root came with PostgreSQL 13")
     db.sql(PARTITIONS)
@@ -274,6 +310,7 @@ def test_cases_34_to_38_partitions_by_root(db, herald):
 
 def test_case_39_odd_names_and_many_columns(db, herald):
     name = 'a "b" . \\ \n é 😀'
+    name += "x" * (63 - len(name.encode()))  # as long as names may be
     quoted = '"' + name.replace('"', '""') + '"'
     db.sql(f"create schema {quoted}; create table {quoted}.{quoted} ({quoted} int primary key)")
     db.sql("create table none ()")
@@ -311,8 +348,27 @@ def test_case_41_a_publication_changes_while_it_is_used(db, herald):
     db.sql("insert into b values (2)")
     db.sql("alter publication mine drop table a")
     db.sql("insert into a values (2)")
+    db.sql("alter publication mine set (publish = 'update')")
+    db.sql("insert into b values (4)")
+    db.sql("alter publication mine set (publish = 'insert')")
+    db.sql("alter table b replica identity full; update b set n = 5")
     db.sql("insert into b values (3)")
-    assert [(e["table"], e["new"]["n"]) for e in stream.wait_for(3)] == [("a", 1), ("b", 2), ("b", 3)]
+    assert [(e["action"], e["table"], e["new"]["n"]) for e in stream.wait_for(3)] == [
+        ("insert", "a", 1), ("insert", "b", 2), ("insert", "b", 3)]
+
+
+def test_case_41_columns_and_filters_change_while_they_are_used(db, herald):
+    if db.server.version < 150000:
+        pytest.skip("column lists and row filters came with PostgreSQL 15")
+    db.sql("create table t (id int primary key, a text, b text); create publication mine for table t")
+    stream = herald(db, "--publication", "mine")
+    db.sql("insert into t values (1, 'a', 'b')")
+    db.sql("alter publication mine set table t (id, b)")
+    db.sql("insert into t values (2, 'a', 'b')")
+    db.sql("alter publication mine set table t where (id > 3)")
+    db.sql("insert into t values (3, 'a', 'b'), (4, 'a', 'b')")
+    assert [e["new"] for e in stream.wait_for(3)] == [
+        {"id": 1, "a": "a", "b": "b"}, {"id": 2, "b": "b"}, {"id": 4, "a": "a", "b": "b"}]
 
 
 def test_case_42_tables_that_come_later_have_events(db, herald):
@@ -377,27 +433,33 @@ def test_named_tables_are_pushed_into_the_publication(db, herald):
 
 
 def test_case_54_databases_in_other_encodings(server, herald):
-    # Given a LATIN1 database, and one that does not know its encoding and holds what is not UTF-8
-    latin = postgres.Database(server, "encoding 'LATIN1' template template0")
-    raw = postgres.Database(server, "encoding 'SQL_ASCII' template template0")
+    # Given databases in other encodings, one of many bytes, and one that does not know its encoding and
+    # holds what is not UTF-8
+    latin, japanese, raw = [postgres.Database(server, f"encoding '{name}' template template0")
+                            for name in ("LATIN1", "EUC_JP", "SQL_ASCII")]
     try:
         streams = {}
-        for db in (latin, raw):
-            db.sql("create table t (v text)")
+        for db in (latin, japanese, raw):
+            if db is not raw:
+                db.sql("select 1")
+                db.connection.set_client_encoding("UTF8")
+            column = {latin: "ÿ", japanese: "名前"}.get(db, "v")
+            db.sql(f'create table t ("{column}" text)')
             streams[db] = herald(db)
-        latin.connection.set_client_encoding("UTF8")
         latin.sql("insert into t values ('Çelik ÿ')")
+        japanese.sql("insert into t values ('日本語 ｱ')")
         raw.sql("insert into t values (E'a\\xffb')")
         raw.sql("insert into t values (E'\\xc3\\xa9')")
 
-        # then the one arrives as UTF-8, and the other's bytes that mean nothing are marked
-        assert streams[latin].wait_for(1)[0]["new"] == {"v": "Çelik ÿ"}
+        # then theirs arrives as UTF-8, and the last one's bytes that mean nothing are marked
+        assert streams[latin].wait_for(1)[0]["new"] == {"ÿ": "Çelik ÿ"}
+        assert streams[japanese].wait_for(1)[0]["new"] == {"名前": "日本語 ｱ"}
         assert [e["new"]["v"] for e in streams[raw].wait_for(2)] == ["a\ufffdb", "é"]
         for stream in streams.values():
             stream.stop()
     finally:
-        latin.drop()
-        raw.drop()
+        for db in (latin, japanese, raw):
+            db.drop()
 
 
 def mend(said, db):
@@ -464,10 +526,28 @@ def test_of_a_publication_of_others_only_what_is_named_is_expected(db, herald):
     stream.wait_log('ADD TABLE \\"public\\".\\"b\\"')
 
 
+def test_case_35_a_partitioned_table_that_is_named_has_its_events(db, herald):
+    if db.server.version < 130000:
+        pytest.skip("roots are published since PostgreSQL 13")
+    # Given a partitioned table that is wanted by its name
+    db.sql(PARTITIONS)
+    stream = herald(db, "--tables", "public.p")
+
+    # when rows are born and move to another partition
+    db.sql("insert into p values (1, 'x')")
+    db.sql("update p set id = 11")
+
+    # then these are its events
+    assert [(e["action"], e["table"]) for e in stream.wait_for(3)] == [
+        ("insert", "p"), ("delete", "p"), ("insert", "p")]
+    assert "warn" not in stream.err
+
+
 def test_a_partitioned_table_whose_partitions_are_published_is_told(db, herald):
     if db.server.version < 130000:
         pytest.skip("roots are published since PostgreSQL 13")
     db.sql(PARTITIONS)
+    db.sql("create publication pgherald for table p")
     stream = herald(db, "--tables", "public.p")
     stream.wait_log("publish_via_partition_root")
     mend(stream.err, db)

@@ -1,4 +1,6 @@
 """Several outputs at once, of which one does not take what it is given."""
+import socket
+
 import pytest
 
 import delivery
@@ -48,3 +50,15 @@ def test_case_2_one_output_that_is_down_holds_the_others_when_its_window_is_full
     stream.wait_confirmed(db)
     delivery.check(redis.events("rows"), {"a": range(ROWS + 1)})
     assert nats.count("S") == ROWS + 1
+
+
+@pytest.mark.parametrize("url", ("nats://{}/x?stream=S", "amqp://{}/x", "kafka://{}/x?transactional=t", "redis://{}/x",
+                                 "mqtt://{}/x", "https://{}/x", "postgres://me@{}/x?table=t"))
+def test_an_output_that_hangs_while_it_connects_does_not_spoil_the_end(db, herald, url):
+    # Given a server that takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stream = herald(db, "--to", url.format(f"127.0.0.1:{silent.getsockname()[1]}"), ready=False)
+        silent.settimeout(20)
+        with silent.accept()[0]:
+            # when the stream is told to end, then it does, without complaint
+            stream.stop()

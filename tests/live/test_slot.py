@@ -258,9 +258,11 @@ def test_case_11_no_wait_ends_at_once(table, herald):
 
 
 def test_case_21_updates_without_identity_fail_at_the_source(db, herald):
-    # Given a stream of a table without identity
+    # Given a stream of a table without identity, which says so
     db.sql("create table bare (n int)")
     stream = herald(db)
+    stream.wait_log("without replica identity")
+    assert "public.bare" in stream.err
     db.sql("insert into bare values (1)")
     stream.wait_for(1)
 

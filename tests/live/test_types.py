@@ -4,10 +4,13 @@ PostgreSQL itself compares: the event lines are loaded into a table beside the r
 """
 import io
 import random
+import sys
 import threading
 
 import pytest
 from postgres import LIMIT, Database, wait_until
+
+sys.set_int_max_str_digits(0)  # PostgreSQL has numbers that are longer than Python expects
 
 EXTENSIONS = ("hstore", "citext", "ltree", "cube", "seg", "isn", "lo")
 
@@ -152,7 +155,7 @@ def compare(db, stream):
 
 
 @pytest.mark.parametrize("wire", ["text", "binary"])
-def test_cases_45_to_51_every_type_is_what_to_jsonb_says(db, herald, wire):
+def test_cases_45_46_47_48_49_50_51_53_every_type_is_what_to_jsonb_says(db, herald, wire):
     # Given a table with a column of every type and of arrays of it, and odd role settings
     rows = 1000
     makers = fill(db, wire == "binary")
@@ -170,6 +173,22 @@ def test_cases_45_to_51_every_type_is_what_to_jsonb_says(db, herald, wire):
     assert differences == []
     assert db.sql("select count(*) from public.lines") == [(rows,)]
     assert "asking for text" not in stream.err
+
+
+@pytest.mark.parametrize("wire", ["text", "binary"])
+def test_cases_45_49_52_the_largest_values(db, herald, wire):
+    # Given the longest numbers that there are, a megabyte of bytes, a number that no double holds
+    db.sql("create table t (id int primary key, n numeric, b bytea, j jsonb)")
+    stream = herald(db, *(["--binary"] if wire == "binary" else []))
+    db.sql("insert into t select 1, (repeat('9', 131072) || '.' || repeat('7', 16383))::numeric,"
+           " decode(repeat(encode(sha256('x'), 'hex'), 32768), 'hex'), '{\"n\": 1e400, \"m\": 1e-400}'")
+    db.sql("insert into t values (2, ('-0.' || repeat('0', 16382) || '1')::numeric, '', '-1.50')")
+    db.sql("insert into t values (3, '1e131071', '\\x00', '[]')")
+
+    # then each digit is there
+    stream.wait_for(3)
+    assert compare(db, stream) == []
+    assert db.sql("select count(*) from public.lines") == [(3,)]
 
 
 def test_a_type_without_a_known_binary_form_is_read_as_text(db, herald):
@@ -197,6 +216,21 @@ def test_case_53_an_enum_grows_while_the_stream_runs(db, herald):
     db.sql("insert into t values ('glad, \"very\"', array['glad, \"very\"', null]::mood[])")
     assert [e["new"] for e in stream.wait_for(2)] == [
         {"m": "sad", "ms": ["sad"]}, {"m": 'glad, "very"', "ms": ['glad, "very"', None]}]
+
+
+def test_case_53_types_of_the_same_name_in_two_schemas(db, herald):
+    # Given types that are told apart by their schema alone, and domains over domains of them
+    db.sql("create schema a; create schema b;"
+           "create type a.kind as enum ('é \"q\"'); create type b.kind as (kind int, x text);"
+           "create domain a.one as a.kind not null; create domain b.one as b.kind; create domain b.two as b.one;"
+           "create table t (e a.kind, es a.kind[], d a.one, ds a.one[], c b.kind, cs b.kind[], o b.two, os b.two[])")
+    stream = herald(db)
+    db.sql("""insert into t values ('é "q"', array['é "q"'::a.kind, null], 'é "q"', array['é "q"'::a.one],"""
+           " (1, 'y'), array[(2, 'z')::b.kind], (3, ','), array[(4, null)::b.two])")
+    e = 'é "q"'
+    assert stream.wait_for(1)[0]["new"] == {
+        "e": e, "es": [e, None], "d": e, "ds": [e], "c": {"kind": 1, "x": "y"}, "cs": [{"kind": 2, "x": "z"}],
+        "o": {"kind": 3, "x": ","}, "os": [{"kind": 4, "x": None}]}
 
 
 def test_case_52_json_is_passed_on_byte_by_byte(db, herald):
@@ -239,3 +273,49 @@ def test_a_type_made_by_a_transaction_that_nobody_can_see_yet(new_server, herald
     server.sql("select pg_reload_conf()")
     ending.join(LIMIT)
     assert stream.wait_for(1)[0]["new"] == {"p": {"a": 1, "b": "x"}}
+
+
+def test_commits_that_wait_for_pgherald_itself_are_not_waited_for(new_server, herald):
+    # Given a stream that is, by the server's settings, one of the standbys that commits wait for
+    server = new_server()
+    db = Database(server)
+    db.sql("create type mood as enum ('sad'); create table t (n int primary key, m mood, ms mood[])")
+    stream = herald(db)
+    server.sql("alter system set synchronous_standby_names = '*'")
+    server.sql("select pg_reload_conf()")
+    wait_until(lambda: server.sql("select sync_state from pg_stat_replication") == [("sync",)], "the setting")
+
+    # then they end all the same, and somebody hears of it
+    db.sql("insert into t values (1, 'sad', '{sad}')")
+    assert stream.wait_for(1)[0]["new"] == {"n": 1, "m": "sad", "ms": ["sad"]}
+    assert "synchronous_standby_names" in stream.err
+
+
+@pytest.mark.parametrize("wire", ["text", "binary"])
+def test_a_composite_type_changes_while_the_stream_runs(db, herald, wire):
+    """No message tells of it."""
+    # Given a stream that knows a type, also inside of others
+    db.sql("create type pair as (a int, b text); create domain dpair as pair; create type pairs as (p pair, d dpair);"
+           "create table t (n int primary key, p pair, ps pair[], q pairs)")
+    stream = herald(db, *(["--binary"] if wire == "binary" else []))
+
+    def insert(n, row):
+        inner = row.replace('"', '""')
+        db.sql("insert into t values (%s, %s, array[%s::pair], %s)", (n, row, row, f'("{inner}","{inner}")'))
+        stream.wait_for(n)
+
+    # when its attributes come, are renamed and go, also in the transaction that uses them
+    insert(1, "(1,x)")
+    db.sql("alter type pair add attribute c int")
+    insert(2, "(1,x,2)")
+    db.sql("alter type pair rename attribute a to first")
+    insert(3, "(1,x,2)")
+    db.sql("alter type pair drop attribute b")
+    insert(4, "(1,2)")
+    db.transaction("alter type pair add attribute d bool", "insert into t (n, p) values (5, '(1,2,t)')")
+
+    # then each row is what it was
+    rows = [{"a": 1, "b": "x"}, {"a": 1, "b": "x", "c": 2}, {"first": 1, "b": "x", "c": 2}, {"first": 1, "c": 2}]
+    last = {"n": 5, "p": {"first": 1, "c": 2, "d": True}, "ps": None, "q": None}
+    assert [e["new"] for e in stream.wait_for(5)] == [
+        *({"n": n, "p": row, "ps": [row], "q": {"p": row, "d": row}} for n, row in enumerate(rows, 1)), last]

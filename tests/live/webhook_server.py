@@ -14,9 +14,9 @@ class Receiver:
     """Listens on 127.0.0.1. answer(request) gives a status, or (status, headers), or "cut" to reset
     the connection instead of an answer; None is 200. What has got a 2xx is taken."""
 
-    def __init__(self, answer=None, tls=None):
+    def __init__(self, answer=None, tls=None, client_ca=None):
         self.answer = answer or (lambda request: None)
-        self.tls = tls
+        self.tls, self.client_ca = tls, client_ca
         self.requests = []
         self.lock = threading.Lock()
         self.busy = self.most_busy = 0
@@ -50,6 +50,9 @@ class Receiver:
         if self.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*self.tls)
+            if self.client_ca:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -252,7 +252,8 @@ static void test_errors_of_the_file_name_line_and_key(void **state)
 	bad_file("slot: a\nslto: b\n", "2: slto: there is no such key; did you mean slot?");
 	bad_file("log-level: info\n",
 		 "1: log-level: there is no such key; did you mean log_level?");
-	bad_file("help: true\n", "1: help: there is no such key");
+	bad_file("help: true\n",
+		 "1: help: there is no such key; --print-config shows those there are");
 	bad_file("slot: [a]\n", "1: slot: it is a list; it must be a single value");
 	bad_file("slot:\n", "1: slot: it is empty; it must be a single value");
 	bad_file("tables: {a: b}\n", "1: tables: it is a mapping; it must be a list or text");

@@ -109,7 +109,11 @@ static void test_masks_hide_secrets_and_nothing_else(void **state)
 	masked("postgres://me:p@h/db?sslpassword=x&sslmode=require",
 	       "postgres://me:***@h/db?sslpassword=***&sslmode=require");
 	masked("https://h/x?Access_Token=abc&a=b", "https://h/x?Access_Token=***&a=b");
+	masked("nats://me:p@h/x?dead_letter=amqp://u:q@h&a=b",
+	       "nats://me:***@h/x?dead_letter=***&a=b");
+	masked("https://h/x?header.Cookie=a", "https://h/x?header.Cookie=***");
 	masked("file:/a@b?c", "file:/a@b?c");
+	masked("exec:a  b=c d ", "exec:a  b=c d ");
 	masked("a://h:1/p", "a://h:1/p");
 	masked("no url", "no url");
 	masked("", "");
@@ -119,6 +123,10 @@ static void test_masks_hide_the_password_of_a_malformed_url(void **state)
 {
 	masked("amqp://u:p/a?s@h/x", "amqp://u:***@h/x");
 	masked("amqp://u:p?q=r@h", "amqp://u:***@h");
+	masked("postgres:host=h password='a b'?table=x", "postgres:host=h password=***?table=x");
+	masked("password=p user=u", "password=***");
+	masked("user=u password = p", "user=u password=***");
+	masked("file:/my password", "file:/my password");
 }
 
 int main(void)
