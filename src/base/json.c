@@ -422,6 +422,20 @@ static uint32_t take_u(const char **p, const char *end)
 	return low < 0xdc00 || low > 0xdfff ? 0 : 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
 }
 
+bool json_storable(struct str s)
+{
+	const char *p = s.p, *end = s.p + s.n;
+
+	if (!json_valid(s) || !utf8_valid(s))
+		return false;
+	while ((p = memchr(p, '\\', (size_t)(end - p))) != NULL) /* only strings have these */
+		if (p[1] != 'u')
+			p += 2;
+		else if (!take_u(&p, end))
+			return false;
+	return true;
+}
+
 bool json_unquote(struct strbuf *b, struct str quoted)
 {
 	static const char letters[] = "bfnrt", meant[] = "\b\f\n\r\t";

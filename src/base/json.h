@@ -21,6 +21,9 @@ void json_string_ascii(struct strbuf *b, struct str s);
 /* Whether s is one valid JSON value (RFC 8259, any depth, white space around allowed). */
 bool json_valid(struct str s);
 
+/* Whether PostgreSQL's jsonb takes it too: in UTF-8, with no \u0000 and no half of a surrogate pair. */
+bool json_storable(struct str s);
+
 /* Appends an unsigned number in decimal. */
 void json_uint(struct strbuf *b, uint64_t v);
 

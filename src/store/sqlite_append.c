@@ -1,7 +1,6 @@
 /* Appending to the store in SQLite: what herald.append of src/store/sql/001-store.sql does. */
 #include "base/clock.h"
 #include "base/json.h"
-#include "base/utf8.h"
 #include "store/sqlite.h"
 
 #include <inttypes.h>
@@ -218,7 +217,7 @@ static int parse(struct store *s, struct events *all, const char *events,
 {
 	struct str text = str_c(events), inside, key, value;
 
-	if (!json_valid(text) || !utf8_valid(text))
+	if (!json_storable(text))
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err, "the events are no JSON");
 	while (strchr(" \t\r\n", text.p[0]))
 		text = str_from(text, 1);

@@ -36,7 +36,7 @@ int sqlite_retention_snapshot(struct store *s, const char *category, const char 
 	struct strbuf line = { 0 };
 	int result;
 
-	if (!json_valid(str_c(state)))
+	if (!json_storable(str_c(state)))
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err, "the state is no JSON");
 	json_compact(&line, str_c(state));
 	result = sqlite_enter(s, err);
@@ -349,7 +349,7 @@ int sqlite_retention_redact(struct store *s, int64_t position, const char *data,
 	struct strbuf line = { 0 };
 	int result;
 
-	if (!json_valid(str_c(data)))
+	if (!json_storable(str_c(data)))
 		return store_refuse(s, STORE_NOT_UNDERSTOOD, err, "the data is no JSON");
 	json_compact(&line, str_c(data));
 	result = sqlite_enter(s, err);

@@ -105,7 +105,9 @@ def test_behaviour_an_empty_save_changes_nothing(orders):
 
 
 @pytest.mark.parametrize("events", ['5', '"x"', 'null', '[5]', '{}', '{"type": ""}', '{"data": 1}', '{"type": null}',
-                                    '{"type": "A", "Topic": "x"}', '[{"type": "A"}, {}]', '{"type": "A"', ''])
+                                    '{"type": "A", "Topic": "x"}', '[{"type": "A"}, {}]', '{"type": "A"', '',
+                                    r'{"type": "A", "data": "\u0000"}', r'{"type": "A", "data": "\ud83d x"}',
+                                    r'{"type": "A", "data": {"\ude00": 1}}'])
 def test_behaviour_what_is_no_event_is_refused(orders, events):
     with refused("not understood"):
         orders.call("append", category="order", stream="1", events=events)
@@ -113,6 +115,11 @@ def test_behaviour_what_is_no_event_is_refused(orders, events):
         with refused("not understood"):
             orders.append(stream, event(), category=category)
     assert orders.read() == []
+
+
+def test_behaviour_characters_may_be_escaped(orders):
+    orders.call("append", category="order", stream="1", events=r'{"type": "A", "data": "\ud83d\ude00 \\u0000"}')
+    assert orders.read()[0]["data"] == "\U0001f600 \\u0000"
 
 
 def test_behaviour_one_of_many_racers_wins_every_version(place, orders):
