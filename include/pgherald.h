@@ -297,9 +297,14 @@ struct herald_wanted {
 HERALD_API int herald_store_read(struct herald_store *s, const struct herald_wanted *wanted,
 				 herald_stored_fn *fn, void *user);
 
-/* Calls fn for each event of a stream from a version on, also those of the open transaction. */
+struct herald_versions {
+	int64_t from, to; /* both included; to -1: the last */
+	int backward;     /* the last comes first */
+};
+
+/* Calls fn for each event of a stream, also those of the open transaction. versions NULL: all. */
 HERALD_API int herald_store_read_stream(struct herald_store *s, const char *category,
-					const char *stream, int64_t from_version,
+					const char *stream, const struct herald_versions *versions,
 					herald_stored_fn *fn, void *user);
 
 /* ---- aggregates ---- */

@@ -14,8 +14,8 @@ struct reader {
 	struct store store;
 	struct store_page page;
 	const struct settings *settings;
-	int64_t next; /* position behind which, or version with which the next page begins */
-	int64_t left; /* events that may still be printed */
+	struct store_query query; /* the next page */
+	int64_t left;             /* events that may still be printed */
 	struct strbuf out;
 };
 
@@ -29,20 +29,8 @@ static void stop(int number)
 /* Prints the next page; *n is the number of its events. */
 static int read_page(struct reader *r, int *n, struct err *err)
 {
-	const struct settings *s = r->settings;
-	struct store_query q = { .from = r->next,
-				 .to = -1,
-				 .max = r->left < PAGE ? (int)r->left : PAGE };
-
-	if (s->stream_id) {
-		q.category = s->category;
-		q.stream = s->stream_id;
-	} else {
-		q.categories = s->category;
-		q.topics = s->topics;
-		q.types = s->types;
-	}
-	if (store_call(&r->store, err, read, &q, &r->page))
+	r->query.max = r->left < PAGE ? (int)r->left : PAGE;
+	if (store_call(&r->store, err, read, &r->query, &r->page))
 		return -1;
 	r->out.n = 0;
 	*n = (int)r->page.n;
@@ -50,9 +38,7 @@ static int read_page(struct reader *r, int *n, struct err *err)
 		store_event_json(&r->out, &r->page.events[i]);
 		strbuf_ch(&r->out, '\n');
 	}
-	if (*n)
-		r->next = s->stream_id ? r->page.events[*n - 1].version + 1
-				       : r->page.events[*n - 1].position;
+	store_query_advance(&r->query, &r->page);
 	r->left -= *n;
 	if (*n && (fwrite(r->out.p, 1, r->out.n, stdout) != r->out.n || fflush(stdout)))
 		return err_set(err, ERR_FAIL, "cannot write: %s", strerror(errno));
@@ -78,9 +64,37 @@ static int read_all(struct reader *r, struct err *err)
 	return 0;
 }
 
+/* What the settings ask for. */
+static int make_query(struct store_query *q, const struct settings *s, struct err *err)
+{
+	if (s->stream_id && (!s->category || s->types || s->topics))
+		return err_set(err, ERR_USAGE,
+			       "a stream is read by --category and --stream-id alone");
+	if (!s->stream_id && (s->before || s->backward))
+		return err_set(err, ERR_USAGE,
+			       "--before and --backward are for one stream: --category and "
+			       "--stream-id");
+	if (s->follow && (s->before || s->backward))
+		return err_set(err, ERR_USAGE,
+			       "--follow has no end: it goes without --before and "
+			       "--backward");
+	*q = (struct store_query){ .from = s->after,
+				   .to = s->before ? s->before - 1 : -1,
+				   .backward = s->backward };
+	if (s->stream_id) {
+		q->category = s->category;
+		q->stream = s->stream_id;
+	} else {
+		q->categories = s->category;
+		q->topics = s->topics;
+		q->types = s->types;
+	}
+	return 0;
+}
+
 int read_run(const struct command *command, struct settings *s)
 {
-	struct reader r = { .settings = s, .next = s->after, .left = s->limit ? s->limit : INT64_MAX };
+	struct reader r = { .settings = s, .left = s->limit ? s->limit : INT64_MAX };
 	struct sigaction action = { .sa_handler = stop };
 	struct err err = { 0 };
 	int failed;
@@ -88,11 +102,7 @@ int read_run(const struct command *command, struct settings *s)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	if (s->stream_id && (!s->category || s->types || s->topics))
-		failed = err_set(&err, ERR_USAGE,
-				 "a stream is read by --category and --stream-id alone");
-	else
-		failed = cli_store(&r.store, s, &err) || read_all(&r, &err);
+	failed = make_query(&r.query, s, &err) || cli_store(&r.store, s, &err) || read_all(&r, &err);
 	if (failed)
 		log_error("%s", err.msg);
 	store_page_release(&r.page);

@@ -185,6 +185,30 @@ static int redact(struct store *store, const struct settings *s, struct err *err
 	return done < 0 ? -1 : 0;
 }
 
+/* The state is read from standard input. */
+static int snapshot(struct store *store, const struct settings *s, struct err *err)
+{
+	struct strbuf state = { 0 };
+	char block[4096];
+	size_t n;
+	int done;
+
+	if (check_stream(s, err))
+		return -1;
+	if (!s->before)
+		return err_set(
+			err, ERR_USAGE,
+			"say behind which events this is the state: --before the next version");
+	while ((n = fread(block, 1, sizeof(block), stdin)) > 0)
+		strbuf_add(&state, block, n);
+	done = store_call(store, err, snapshot, s->category, s->stream_id, s->before - 1,
+			  strbuf_cstr(&state));
+	strbuf_release(&state);
+	if (done == 0)
+		return err_set(err, ERR_FAIL, "there is a snapshot of a later version");
+	return done < 0 ? -1 : 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(struct store *store, const struct settings *s, struct err *err);
@@ -192,6 +216,7 @@ static const struct {
 	{ "init", init },
 	{ "check", check },
 	{ "stats", stats },
+	{ "snapshot", snapshot },
 	{ "truncate", truncate_stream },
 	{ "delete", delete_stream },
 	{ "redact", redact },
@@ -201,7 +226,8 @@ static int run(struct store *store, const struct settings *s, struct err *err)
 {
 	if (!s->task)
 		return err_set(err, ERR_USAGE,
-			       "say what to do: init, check, stats, truncate, delete or redact");
+			       "say what to do: init, check, stats, snapshot, truncate, delete or "
+			       "redact");
 	if (cli_store(store, s, err))
 		return -1;
 	for (size_t i = 0; i < sizeof(tasks) / sizeof(tasks[0]); i++)

@@ -33,9 +33,8 @@ const struct verb verbs[] = {
 	  "pgherald store init postgresql://me@localhost/shop",
 	  "init makes the schema or brings it up to date, as often as it is called; check tells "
 	  "what\n"
-	  "is wrong with it; stats shows its size and what is in flight. truncate, delete and "
-	  "redact\n"
-	  "remove what is not to be kept.\n",
+	  "is wrong with it; stats shows its size and what is in flight. snapshot stores a state;\n"
+	  "truncate, delete and redact remove what is not to be kept.\n",
 	  store_run },
 	{ "append", "append events to the store, from JSON lines",
 	  "pgherald append postgresql://me@localhost/shop --category order <events.json",

@@ -63,7 +63,7 @@ struct settings {
 	const char *stream_id_type;
 	const char *category, *stream_id, *types, *topics; /* NULL: any */
 	int64_t after, before;
-	bool follow, force;
+	bool follow, backward, force;
 	const char *start;           /* beginning, end or a position; NULL: the verb's own */
 	const char *on_failure;      /* NULL: as it is, or stop */
 	bool parked;                 /* those that are parked, instead of new ones */

@@ -151,8 +151,7 @@ static int read_pages(struct herald_store *s, struct store_query *q, int64_t lim
 		result = store_call(&s->store, &s->err, read, q, &page);
 		if (result || !page.n || hand_on(&page, fn, user))
 			break;
-		q->from = q->stream ? page.events[page.n - 1].version + 1
-				    : page.events[page.n - 1].position;
+		store_query_advance(q, &page);
 		limit -= limit ? (int64_t)page.n : 0;
 	} while ((int)page.n == q->max && (q->max == PAGE || limit));
 	store_page_release(&page);
@@ -171,12 +170,15 @@ int herald_store_read(struct herald_store *s, const struct herald_wanted *wanted
 }
 
 int herald_store_read_stream(struct herald_store *s, const char *category, const char *stream,
-			     int64_t from_version, herald_stored_fn *fn, void *user)
+			     const struct herald_versions *versions, herald_stored_fn *fn, void *user)
 {
-	struct store_query q = {
-		.category = category, .stream = stream, .from = from_version, .to = -1
-	};
+	struct store_query q = { .category = category, .stream = stream, .to = -1 };
 
+	if (versions) {
+		q.from = versions->from;
+		q.to = versions->to;
+		q.backward = versions->backward;
+	}
 	return read_pages(s, &q, 0, fn, user);
 }
 

@@ -1,8 +1,10 @@
 #include "store/sqlite.h"
+#include "base/clock.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define BUSY_MS 10000
 #define MOST_STATEMENTS 96
@@ -48,6 +50,7 @@ static const char schema[] =
 struct sqlite {
 	sqlite3 *db;
 	bool broken;
+	int64_t busy_ms; /* since when another writer is waited for */
 	size_t n;
 	struct {
 		const char *sql;
@@ -101,6 +104,17 @@ static int run_text(struct store *s, const char *sql, struct err *err)
 	return sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(s, err);
 }
 
+/* SQLite's own way sleeps up to 100 ms, and so misses the moments between two of another's writes. */
+static int on_busy(void *user, int calls)
+{
+	struct sqlite *q = user;
+
+	if (calls == 0)
+		q->busy_ms = clock_ms();
+	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	return clock_ms() - q->busy_ms < BUSY_MS;
+}
+
 static int open_store(struct store *s, struct err *err)
 {
 	bool memory = strcmp(s->url, ":memory:") == 0;
@@ -123,7 +137,7 @@ static int open_store(struct store *s, struct err *err)
 	if (sqlite3_errcode(q->db))
 		return fail(s, err);
 	sqlite3_extended_result_codes(q->db, 1);
-	sqlite3_busy_timeout(q->db, BUSY_MS);
+	sqlite3_busy_handler(q->db, on_busy, q);
 	return run_text(s,
 			"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
 			" PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536",

@@ -164,6 +164,22 @@ int store_refuse(struct store *s, enum store_reason reason, struct err *err, con
 
 /* ---- pages ---- */
 
+void store_query_advance(struct store_query *q, const struct store_page *page)
+{
+	const struct store_event *last = page->n ? &page->events[page->n - 1] : NULL;
+
+	if (!last)
+		return;
+	if (!q->stream) {
+		q->from = last->position;
+	} else if (!q->backward) {
+		q->from = last->version + 1;
+	} else {
+		q->from = last->version ? q->from : 1; /* nothing is before version 0 */
+		q->to = last->version ? last->version - 1 : 0;
+	}
+}
+
 void store_page_clear(struct store_page *page)
 {
 	if (page->result)

@@ -224,6 +224,9 @@ int store_check_subscription(struct store *s, const char *name, struct err *err)
 int store_refuse(struct store *s, enum store_reason reason, struct err *err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Lets the query go on behind a page. */
+void store_query_advance(struct store_query *q, const struct store_page *page);
+
 /* For backends: an empty page; its next event, zeroed. */
 void store_page_clear(struct store_page *page);
 struct store_event *store_page_add(struct store_page *page);

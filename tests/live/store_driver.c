@@ -193,11 +193,13 @@ static int do_read(json_t *c, json_t *answer)
 
 static int do_stream(json_t *c, json_t *answer)
 {
+	struct herald_versions versions = { number(c, "from", 0), number(c, "to", -1),
+					    (int)number(c, "backward", 0) };
 	json_t *events = json_array();
 
 	json_object_set_new(answer, "events", events);
-	return herald_store_read_stream(store, text(c, "category"), text(c, "stream"),
-					number(c, "from", 0), collect, events);
+	return herald_store_read_stream(store, text(c, "category"), text(c, "stream"), &versions,
+					collect, events);
 }
 
 static int do_load(json_t *c, json_t *answer)

@@ -603,6 +603,38 @@ def test_behaviour_errors_say_what_is_wrong_and_no_more(place, orders):
     done = run("subscribe", "s", place.url, "--category", "other")
     assert done.code == 1 and 'msg="subscription s has another source' in done.err and "--drop" in done.err, done.err
 
+
+def test_behaviour_a_stream_is_read_between_two_versions_and_backward(place, orders):
+    orders.append("1", [event(data=n) for n in range(2500)])
+
+    def versions(**more):
+        return [e["version"] for e in orders.stream("1", **more)]
+
+    def printed(*args):
+        lines = place.verb("read", "--category", "order", "--stream-id", "1", *args).splitlines()
+        return [json.loads(line)["version"] for line in lines]
+
+    assert versions(**{"from": 3, "to": 5}) == [3, 4, 5] == printed("--after", 3, "--before", 6)
+    assert versions(backward=1) == list(range(2499, -1, -1)) == printed("--backward")
+    assert versions(backward=1, **{"from": 990, "to": 2100}) == list(range(2100, 989, -1))
+    assert printed("--backward", "--before", 5, "--limit", 2) == [4, 3]
+    for wrong in ("--backward",), ("--before", 3), ("--category", "order", "--stream-id", "1", "--follow", "--backward"):
+        assert run("read", place.url, *wrong).code == 64
+
+
+def test_behaviour_the_verb_stores_a_snapshot(place, orders):
+    orders.append("1", [event()] * 3)
+    stream = ("--category", "order", "--stream-id", "1")
+    done = run("store", "snapshot", place.url, *stream, "--before", 2, stdin='{"total": 2}\n')
+    assert done.code == 0, done
+    version, found = orders.load("1")
+    assert version == 2 and [(e["version"], e["data"]) for e in found] == [(1, {"total": 2}), (2, {})]
+    for wrong, text, code, said in (((*stream, "--before", 1), "{}", 1, "later version"), (stream, "{}", 64, "--before"),
+                                    ((*stream, "--before", 3), "{", 1, "JSON"), (("--before", 3), "{}", 64, "--stream-id")):
+        done = run("store", "snapshot", place.url, *wrong, stdin=text)
+        assert done.code == code and said.lower() in done.err.lower(), done
+
+
 def test_behaviour_the_verbs_append_read_load(place, orders):
     lines = [{"stream": str(n % 3), "type": "T", "data": {"n": n}, "id": ids(1, n)[0]} for n in range(30)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
