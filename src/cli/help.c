@@ -106,7 +106,7 @@ void help_program(FILE *f)
 	fputs("Delivers PostgreSQL's events: row changes as they commit, exactly and in order.\n\n",
 	      f);
 	for (const struct verb *v = verbs; v->name; v++)
-		fprintf(f, "  %-8s %s\n", v->name, v->help);
+		fprintf(f, "  %-9s %s\n", v->name, v->help);
 	fputs("\n  pgherald VERB --help   the options of a verb\n"
 	      "  pgherald --version     the version\n\n"
 	      "An option --log-level is also the key log_level of the YAML file (-c FILE) and the\n"
