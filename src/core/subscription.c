@@ -23,6 +23,9 @@
 #define PAGE_FIRST 100
 #define PAGE_MOST 4000
 #define PAGE_BYTES (4 << 20)
+/* The next look after a page that was not full is so many ms later as it had events, and at most so
+ * many: each look costs those who append, and few of them bring as much as many. */
+#define FLOW_MS 8
 /* After so long others of several partitions have their turn. */
 #define TURN_MS 5000
 /* How long the other outputs may take what comes before a refused event. */
@@ -372,6 +375,7 @@ static void size_page(struct subscription *s)
 static int fetch(struct subscription *s, struct err *err)
 {
 	const struct store_page *page = &s->feed.page;
+	int most = s->page_most;
 
 	if (acknowledge(s, err) || feed_fetch(&s->feed, &s->lease, s->page_most, err))
 		return -1;
@@ -385,6 +389,8 @@ static int fetch(struct subscription *s, struct err *err)
 	size_page(s);
 	wake(s);
 	s->busy_ms = clock_ms();
+	if ((int)page->n < most && !s->settings->parked)
+		s->look_ms = s->busy_ms + (page->n < FLOW_MS ? (int)page->n : FLOW_MS);
 	return 0;
 }
 
