@@ -1,4 +1,5 @@
 /* The event store in PostgreSQL: thin calls of its SQL functions. */
+#include "store/postgres.h"
 #include "base/time.h"
 #include "pg/dial.h"
 #include "store/migrations.h"
@@ -111,7 +112,7 @@ static PGresult *query(struct store *s, struct err *err, const char *sql, int n,
 	return NULL;
 }
 
-/* The same with parameters as `types` says: s is a text (NULL: null), i an int64_t. */
+/* The same with parameters as `types` says. */
 static PGresult *ask_list(struct store *s, struct err *err, const char *sql, const char *types,
 			  va_list ap)
 {
@@ -130,7 +131,7 @@ static PGresult *ask_list(struct store *s, struct err *err, const char *sql, con
 	return query(s, err, sql, n, params);
 }
 
-static PGresult *ask(struct store *s, struct err *err, const char *sql, const char *types, ...)
+PGresult *postgres_ask(struct store *s, struct err *err, const char *sql, const char *types, ...)
 {
 	PGresult *res;
 	va_list ap;
@@ -141,14 +142,13 @@ static PGresult *ask(struct store *s, struct err *err, const char *sql, const ch
 	return res;
 }
 
-static int64_t integer(const PGresult *res, int row, int column)
+int64_t postgres_integer(const PGresult *res, int row, int column)
 {
 	return strtoll(PQgetvalue(res, row, column), NULL, 10);
 }
 
-/* The one value of a result: a number, or 1 for true; 0 where it is null or there is none. */
-static int call(struct store *s, struct err *err, int64_t *value, const char *sql,
-		const char *types, ...)
+int postgres_call(struct store *s, struct err *err, int64_t *value, const char *sql,
+		  const char *types, ...)
 {
 	PGresult *res;
 	va_list ap;
@@ -160,7 +160,7 @@ static int call(struct store *s, struct err *err, int64_t *value, const char *sq
 		return -1;
 	*value = 0;
 	if (PQntuples(res) && PQnfields(res))
-		*value = *PQgetvalue(res, 0, 0) == 't' ? 1 : integer(res, 0, 0);
+		*value = *PQgetvalue(res, 0, 0) == 't' ? 1 : postgres_integer(res, 0, 0);
 	PQclear(res);
 	return 0;
 }
@@ -169,7 +169,7 @@ static int run(struct store *s, const char *sql, struct err *err)
 {
 	int64_t ignored;
 
-	return call(s, err, &ignored, sql, "");
+	return postgres_call(s, err, &ignored, sql, "");
 }
 
 /* Takes over a connection that was opened. */
@@ -223,9 +223,11 @@ static void postgres_hang_up(struct store *s)
 /* The number of the last migration that the store has; 0 where there is none. */
 static int read_version(struct store *s, int64_t *version, struct err *err)
 {
-	if (call(s, err, version, "SELECT to_regclass('herald.migration') IS NOT NULL", ""))
+	if (postgres_call(s, err, version, "SELECT to_regclass('herald.migration') IS NOT NULL", ""))
 		return -1;
-	return *version ? call(s, err, version, "SELECT max(number) FROM herald.migration", "") : 0;
+	return *version ? postgres_call(s, err, version, "SELECT max(number) FROM herald.migration",
+					"")
+			: 0;
 }
 
 static int apply(struct store *s, const struct migration *m, struct err *err)
@@ -285,16 +287,16 @@ static int postgres_init(struct store *s, int *applied, int *version, struct err
 
 static int postgres_identify(struct store *s, struct store_identity *is, struct err *err)
 {
-	PGresult *res = ask(s, err,
-			    "SELECT system_identifier,"
-			    " coalesce(pg_sequence_last_value('herald.feed_position'), 0)"
-			    " FROM pg_control_system()",
-			    "");
+	PGresult *res = postgres_ask(s, err,
+				     "SELECT system_identifier,"
+				     " coalesce(pg_sequence_last_value('herald.feed_position'), 0)"
+				     " FROM pg_control_system()",
+				     "");
 
 	if (!res)
 		return -1;
 	is->id = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
-	is->last = integer(res, 0, 1);
+	is->last = postgres_integer(res, 0, 1);
 	is->server_version = (uint32_t)PQserverVersion(conn_of(s));
 	snprintf(is->name, sizeof(is->name), "%s", PQdb(conn_of(s)));
 	PQclear(res);
@@ -360,12 +362,12 @@ static int postgres_append(struct store *s, const char *category, const char *st
 	PGresult *res;
 
 	snprintf(number, sizeof(number), "%" PRId64, expected);
-	res = ask(s, err, "SELECT * FROM herald.append($1, $2, $3::jsonb, $4::bigint)", "ssss",
-		  category, stream, events, expected == STORE_ANY ? NULL : number);
+	res = postgres_ask(s, err, "SELECT * FROM herald.append($1, $2, $3::jsonb, $4::bigint)",
+			   "ssss", category, stream, events, expected == STORE_ANY ? NULL : number);
 	if (!res)
 		return -1;
-	done->first = PQgetisnull(res, 0, 0) ? -1 : integer(res, 0, 0);
-	done->last = integer(res, 0, 1);
+	done->first = PQgetisnull(res, 0, 0) ? -1 : postgres_integer(res, 0, 0);
+	done->last = postgres_integer(res, 0, 1);
 	done->duplicate = *PQgetvalue(res, 0, 2) == 't';
 	PQclear(res);
 	return 0;
@@ -374,21 +376,20 @@ static int postgres_append(struct store *s, const char *category, const char *st
 static int postgres_append_many(struct store *s, const char *events, const char *category,
 				const char *stream, struct store_counts *done, struct err *err)
 {
-	PGresult *res = ask(s, err,
-			    "SELECT appended, duplicates"
-			    " FROM herald.append_many($1::jsonb, $2::text, $3::text)",
-			    "sss", events, category, stream);
+	PGresult *res = postgres_ask(s, err,
+				     "SELECT appended, duplicates"
+				     " FROM herald.append_many($1::jsonb, $2::text, $3::text)",
+				     "sss", events, category, stream);
 
 	if (!res)
 		return -1;
-	done->appended = integer(res, 0, 0);
-	done->duplicates = integer(res, 0, 1);
+	done->appended = postgres_integer(res, 0, 0);
+	done->duplicates = postgres_integer(res, 0, 1);
 	PQclear(res);
 	return 0;
 }
 
-/* The columns of each query that yields events, in this order. */
-#define COLUMNS "position, version, time, category, stream, id, type, topic, data, metadata"
+/* What POSTGRES_COLUMNS names. */
 enum { POSITION, VERSION, TIME, CATEGORY, STREAM, ID, TYPE, TOPIC, DATA, METADATA };
 
 static const char *text(const PGresult *res, int row, int column)
@@ -404,8 +405,8 @@ static int add_event(struct store_page *page, const PGresult *res, int row, stru
 		return err_set(err, ERR_FAIL,
 			       "\"%s\" is not a time as sessions with DateStyle ISO write them",
 			       PQgetvalue(res, row, TIME));
-	e->position = integer(res, row, POSITION);
-	e->version = integer(res, row, VERSION);
+	e->position = postgres_integer(res, row, POSITION);
+	e->version = postgres_integer(res, row, VERSION);
 	e->category = text(res, row, CATEGORY);
 	e->stream = text(res, row, STREAM);
 	e->id = text(res, row, ID);
@@ -421,8 +422,7 @@ static void clear_result(void *result)
 	PQclear(result);
 }
 
-/* Takes the result over. */
-static int fill(struct store_page *page, PGresult *res, struct err *err)
+int postgres_fill(struct store_page *page, PGresult *res, struct err *err)
 {
 	store_page_clear(page);
 	if (!res)
@@ -439,25 +439,29 @@ static int postgres_read(struct store *s, const struct store_query *q, struct st
 			 struct err *err)
 {
 	if (!q->stream)
-		return fill(page,
-			    ask(s, err,
-				"SELECT " COLUMNS " FROM herald.read($1::bigint, $2::int,"
-				" string_to_array($3, ','), string_to_array($4, ','),"
-				" string_to_array($5, ','))",
-				"iisss", q->from, (int64_t)q->max, q->categories, q->topics, q->types),
-			    err);
-	return fill(page,
-		    ask(s, err,
-			"SELECT " COLUMNS " FROM herald.read_stream($1, $2, $3::bigint,"
-			" nullif($4::bigint, -1), $5::int, $6::bool)",
-			"ssiiis", q->category, q->stream, q->from, q->to, (int64_t)q->max,
-			q->backward ? "t" : "f"),
-		    err);
+		return postgres_fill(
+			page,
+			postgres_ask(s, err,
+				     "SELECT " POSTGRES_COLUMNS
+				     " FROM herald.read($1::bigint, $2::int,"
+				     " string_to_array($3, ','), string_to_array($4, ','),"
+				     " string_to_array($5, ','))",
+				     "iisss", q->from, (int64_t)q->max, q->categories, q->topics,
+				     q->types),
+			err);
+	return postgres_fill(page,
+			     postgres_ask(s, err,
+					  "SELECT " POSTGRES_COLUMNS
+					  " FROM herald.read_stream($1, $2, $3::bigint,"
+					  " nullif($4::bigint, -1), $5::int, $6::bool)",
+					  "ssiiis", q->category, q->stream, q->from, q->to,
+					  (int64_t)q->max, q->backward ? "t" : "f"),
+			     err);
 }
 
 static int postgres_end(struct store *s, int64_t *position, struct err *err)
 {
-	return call(s, err, position, "SELECT herald.horizon()", "");
+	return postgres_call(s, err, position, "SELECT herald.horizon()", "");
 }
 
 static int postgres_load(struct store *s, const char *category, const char *stream,
@@ -465,19 +469,19 @@ static int postgres_load(struct store *s, const char *category, const char *stre
 {
 	/* The stream's version is as of the snapshot before that in which its events are read, so
 	 * it is never that of an event which is not among them, unless that one is gone. */
-	PGresult *res =
-		ask(s, err,
-		    "SELECT 0, l.version, l.time, $1::text, $2::text, l.id, l.type, NULL, l.data,"
-		    " l.metadata, v.version"
-		    " FROM (SELECT herald.stream_version($1, $2) AS version) v"
-		    " LEFT JOIN herald.load($1, $2) l ON true",
-		    "ss", category, stream);
+	PGresult *res = postgres_ask(
+		s, err,
+		"SELECT 0, l.version, l.time, $1::text, $2::text, l.id, l.type, NULL, l.data,"
+		" l.metadata, v.version"
+		" FROM (SELECT herald.stream_version($1, $2) AS version) v"
+		" LEFT JOIN herald.load($1, $2) l ON true",
+		"ss", category, stream);
 
 	if (!res)
 		return -1;
-	*version = integer(res, 0, METADATA + 1);
+	*version = postgres_integer(res, 0, METADATA + 1);
 	if (!PQgetisnull(res, 0, VERSION))
-		return fill(page, res, err);
+		return postgres_fill(page, res, err);
 	store_page_clear(page);
 	PQclear(res);
 	return 0;
@@ -488,124 +492,13 @@ static int postgres_snapshot(struct store *s, const char *category, const char *
 {
 	int64_t stored;
 
-	if (call(s, err, &stored, "SELECT herald.snapshot_put($1, $2, $3::bigint, $4::jsonb)",
-		 "ssis", category, stream, version, state))
+	if (postgres_call(s, err, &stored, "SELECT herald.snapshot_put($1, $2, $3::bigint, $4::jsonb)",
+			  "ssis", category, stream, version, state))
 		return -1;
 	return stored != 0;
 }
 
-/* ---- subscriptions ---- */
-
-static int postgres_subscribe(struct store *s, const struct store_subscription *sub, struct err *err)
-{
-	int64_t made;
-
-	if (call(s, err, &made,
-		 "SELECT herald.subscribe($1, $2::jsonb, nullif($3::int, 0), $4, "
-		 "jsonb_strip_nulls(jsonb_build_object("
-		 "'on_failure', $5::text, 'max_attempts', nullif($6::int, 0),"
-		 " 'backoff', nullif($7::bigint, 0) || ' milliseconds')))",
-		 "ssissii", sub->name, sub->source, (int64_t)sub->partitions, sub->start,
-		 sub->on_failure, (int64_t)sub->max_attempts, sub->backoff_ms))
-		return -1;
-	return made != 0;
-}
-
-static int postgres_unsubscribe(struct store *s, const char *name, struct err *err)
-{
-	int64_t gone;
-
-	return call(s, err, &gone, "SELECT herald.unsubscribe($1)", "s", name) ? -1 : gone != 0;
-}
-
-static int postgres_claim(struct store *s, const char *owner, int64_t lease_ms,
-			  struct store_lease *lease, struct err *err)
-{
-	PGresult *res = ask(s, err,
-			    "SELECT partition, token, position, partitions"
-			    " FROM herald.claim($1, $2, $3::bigint * interval '1 millisecond')",
-			    "ssi", lease->name, owner, lease_ms);
-	int n = res ? PQntuples(res) : -1;
-
-	if (n > 0) {
-		lease->partition = (int)integer(res, 0, 0);
-		lease->token = integer(res, 0, 1);
-		lease->position = integer(res, 0, 2);
-		lease->partitions = (int)integer(res, 0, 3);
-	}
-	PQclear(res);
-	return n;
-}
-
-static int postgres_fetch(struct store *s, const struct store_lease *lease, int max,
-			  struct store_page *page, struct err *err)
-{
-	return fill(page,
-		    ask(s, err,
-			"SELECT " COLUMNS " FROM herald.fetch($1, $2::int, $3::bigint, $4::int)",
-			"siii", lease->name, (int64_t)lease->partition, lease->token, (int64_t)max),
-		    err);
-}
-
-static int postgres_ack(struct store *s, const struct store_lease *lease, int64_t position,
-			struct err *err)
-{
-	int64_t ignored;
-
-	return call(s, err, &ignored, "SELECT herald.ack($1, $2::int, $3::bigint, $4::bigint)",
-		    "siii", lease->name, (int64_t)lease->partition, lease->token, position);
-}
-
-static int postgres_renew(struct store *s, const struct store_lease *lease, struct err *err)
-{
-	int64_t ignored;
-
-	return call(s, err, &ignored, "SELECT herald.renew($1, $2::int, $3::bigint)", "sii",
-		    lease->name, (int64_t)lease->partition, lease->token);
-}
-
-static int postgres_release(struct store *s, const struct store_lease *lease, struct err *err)
-{
-	int64_t ignored;
-
-	return call(s, err, &ignored, "SELECT herald.release($1, $2::int, $3::bigint)", "sii",
-		    lease->name, (int64_t)lease->partition, lease->token);
-}
-
-static int postgres_fail(struct store *s, const struct store_lease *lease, int64_t position,
-			 const char *why, enum store_outcome *outcome, struct err *err)
-{
-	int64_t n;
-
-	if (call(s, err, &n,
-		 "SELECT array_position('{retry,stopped,parked}',"
-		 " herald.fail($1, $2::int, $3::bigint, $4::bigint, $5))",
-		 "siiis", lease->name, (int64_t)lease->partition, lease->token, position, why))
-		return -1;
-	*outcome = (enum store_outcome)(n - 1);
-	return 0;
-}
-
-static int postgres_resume(struct store *s, const char *name, int64_t *resumed, struct err *err)
-{
-	return call(s, err, resumed, "SELECT herald.resume($1)", "s", name);
-}
-
-static int postgres_parked_next(struct store *s, const char *name, struct store_page *page,
-				struct err *err)
-{
-	return fill(page, ask(s, err, "SELECT " COLUMNS " FROM herald.parked_next($1)", "s", name),
-		    err);
-}
-
-static int postgres_parked_done(struct store *s, const char *name, int64_t position, struct err *err)
-{
-	int64_t done;
-
-	if (call(s, err, &done, "SELECT herald.parked_done($1, $2::bigint)", "si", name, position))
-		return -1;
-	return done != 0;
-}
+/* ---- waking ---- */
 
 static int postgres_listen(struct store *s, int *socket, struct err *err)
 {
@@ -615,8 +508,8 @@ static int postgres_listen(struct store *s, int *socket, struct err *err)
 
 static int postgres_sleep(struct store *s, const char *name, int64_t *ms, struct err *err)
 {
-	return call(s, err, ms, "SELECT coalesce(herald.sleep($1, $2::int), $2::int)", "si", name,
-		    *ms);
+	return postgres_call(s, err, ms, "SELECT coalesce(herald.sleep($1, $2::int), $2::int)",
+			     "si", name, *ms);
 }
 
 /* What a notification says does not matter, nor who sent it. */
@@ -639,36 +532,37 @@ static int postgres_retain(struct store *s, const char *category, int64_t max_ag
 {
 	int64_t ignored;
 
-	return call(s, err, &ignored,
-		    "SELECT herald.retain($1, nullif($2::bigint, 0) * interval '1 second',"
-		    " nullif($3::bigint, 0))",
-		    "sii", category, max_age_s, max_count);
+	return postgres_call(s, err, &ignored,
+			     "SELECT herald.retain($1, nullif($2::bigint, 0) * interval '1 second',"
+			     " nullif($3::bigint, 0))",
+			     "sii", category, max_age_s, max_count);
 }
 
 static int postgres_purge(struct store *s, int max, bool force, int64_t *removed, struct err *err)
 {
-	return call(s, err, removed, "SELECT herald.purge($1::int, $2::bool)", "is", (int64_t)max,
-		    force ? "t" : "f");
+	return postgres_call(s, err, removed, "SELECT herald.purge($1::int, $2::bool)", "is",
+			     (int64_t)max, force ? "t" : "f");
 }
 
 static int postgres_truncate(struct store *s, const char *category, const char *stream,
 			     int64_t before, int64_t *removed, struct err *err)
 {
-	return call(s, err, removed, "SELECT herald.truncate($1, $2, $3::bigint)", "ssi", category,
-		    stream, before);
+	return postgres_call(s, err, removed, "SELECT herald.truncate($1, $2, $3::bigint)", "ssi",
+			     category, stream, before);
 }
 
 static int postgres_remove(struct store *s, const char *category, const char *stream,
 			   int64_t *removed, struct err *err)
 {
-	return call(s, err, removed, "SELECT herald.delete($1, $2)", "ss", category, stream);
+	return postgres_call(s, err, removed, "SELECT herald.delete($1, $2)", "ss", category, stream);
 }
 
 static int postgres_redact(struct store *s, int64_t position, const char *data, struct err *err)
 {
 	int64_t done;
 
-	if (call(s, err, &done, "SELECT herald.redact($1::bigint, $2::jsonb)", "is", position, data))
+	if (postgres_call(s, err, &done, "SELECT herald.redact($1::bigint, $2::jsonb)", "is",
+			  position, data))
 		return -1;
 	return done != 0;
 }
@@ -692,17 +586,17 @@ const struct store_backend store_postgres = {
 	.end = postgres_end,
 	.load = postgres_load,
 	.snapshot = postgres_snapshot,
-	.subscribe = postgres_subscribe,
-	.unsubscribe = postgres_unsubscribe,
-	.claim = postgres_claim,
-	.fetch = postgres_fetch,
-	.ack = postgres_ack,
-	.renew = postgres_renew,
-	.release = postgres_release,
-	.fail = postgres_fail,
-	.resume = postgres_resume,
-	.parked_next = postgres_parked_next,
-	.parked_done = postgres_parked_done,
+	.subscribe = postgres_subscription_make,
+	.unsubscribe = postgres_subscription_drop,
+	.claim = postgres_subscription_claim,
+	.fetch = postgres_subscription_fetch,
+	.ack = postgres_subscription_ack,
+	.renew = postgres_subscription_renew,
+	.release = postgres_subscription_release,
+	.fail = postgres_subscription_fail,
+	.resume = postgres_subscription_resume,
+	.parked_next = postgres_subscription_parked_next,
+	.parked_done = postgres_subscription_parked_done,
 	.listen = postgres_listen,
 	.sleep = postgres_sleep,
 	.drain = postgres_drain,
