@@ -397,6 +397,15 @@ HERALD_API const char *herald_subscription_error(const struct herald_subscriptio
 /* Lets partitions that have stopped try again. */
 HERALD_API int herald_subscription_resume(struct herald_subscription *m);
 
+struct herald_lag {
+	int64_t behind; /* positions of the feed, of the partition that is furthest behind */
+	int64_t parked; /* events */
+	int stopped;    /* partitions */
+};
+
+/* How far the subscription is. Zero where there is none. */
+HERALD_API int herald_subscription_lag(struct herald_subscription *m, struct herald_lag *lag);
+
 /* Removes the subscription with its place and what it has parked; nothing where there is none. */
 HERALD_API int herald_subscription_drop(struct herald_subscription *m);
 

@@ -234,6 +234,47 @@ int herald_subscription_resume(struct herald_subscription *m)
 	return store_call(&m->executor.store, &m->err, resume, m->name, &resumed) < 0 ? -1 : 0;
 }
 
+struct lag_of {
+	const char *name;
+	struct herald_lag *lag;
+};
+
+/* A partition; of those of all subscriptions. */
+static int add_lag(void *user, int n, const char *const *names, const char *const *values)
+{
+	const struct lag_of *of = user;
+	struct herald_lag here = { 0 };
+	bool ours = false;
+
+	for (int i = 0; i < n; i++) {
+		if (!values[i])
+			continue;
+		if (strcmp(names[i], "subscription") == 0)
+			ours = strcmp(values[i], of->name) == 0;
+		else if (strcmp(names[i], "behind") == 0)
+			here.behind = strtoll(values[i], NULL, 10);
+		else if (strcmp(names[i], "parked") == 0)
+			here.parked = strtoll(values[i], NULL, 10);
+		else if (strcmp(names[i], "stopped") == 0)
+			here.stopped = *values[i] == 't';
+	}
+	if (!ours)
+		return 0;
+	of->lag->behind = here.behind > of->lag->behind ? here.behind : of->lag->behind;
+	of->lag->parked += here.parked;
+	of->lag->stopped += here.stopped;
+	return 0;
+}
+
+int herald_subscription_lag(struct herald_subscription *m, struct herald_lag *lag)
+{
+	*lag = (struct herald_lag){ 0 };
+	if (!m->made)
+		configure(m);
+	return store_call(&m->executor.store, &m->err, list, STORE_LAG, NULL, add_lag,
+			  &(struct lag_of){ m->name, lag });
+}
+
 int herald_subscription_drop(struct herald_subscription *m)
 {
 	if (!m->made)

@@ -353,6 +353,21 @@ static int do_drop(json_t *c, json_t *answer)
 	return 0;
 }
 
+static int do_lag(json_t *c, json_t *answer)
+{
+	struct follower f;
+	struct herald_subscription *m = make_subscription(c, &f);
+	struct herald_lag lag;
+	int failed = herald_subscription_lag(m, &lag);
+
+	herald_subscription_free(m);
+	json_object_set_new(answer, "failed", json_boolean(failed));
+	json_object_set_new(answer, "behind", json_integer(lag.behind));
+	json_object_set_new(answer, "parked", json_integer(lag.parked));
+	json_object_set_new(answer, "stopped", json_integer(lag.stopped));
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(json_t *command, json_t *answer);
@@ -378,6 +393,7 @@ static const struct {
 	{ "retry_parked", do_retry_parked },
 	{ "resume", do_resume },
 	{ "drop", do_drop },
+	{ "lag", do_lag },
 };
 
 static json_t *answer_to(json_t *c)

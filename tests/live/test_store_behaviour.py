@@ -393,6 +393,20 @@ def test_behaviour_park_goes_on_with_the_next(place, orders):
     assert place.seen()[-1][1:] == ("bad", 0) and place.verb("parked", "list", "s") == ""
 
 
+def test_behaviour_the_library_says_how_far_a_subscription_is(place, orders):
+    """Given a subscription that parked an event and then saw no more; then it is behind by what came since."""
+    def lag(name="s"):
+        answer = orders.call("lag", name=name)
+        return answer["behind"], answer["parked"], answer["stopped"]
+
+    orders.append("bad", event())
+    orders.append("good", event())
+    place.open().follow(set={**FAILING, "on-failure": "park"}, bad="bad", failures=2, quiet_steps=20)
+    assert lag() == (0, 1, 0)
+    orders.append("good", [event(), event()])
+    assert lag() == (2, 1, 0) and lag("none") == (0, 0, 0)
+
+
 def test_behaviour_park_stream_keeps_the_order_of_the_stream(place, orders):
     """Given a stream whose first event fails; then its later events wait behind it while others go on,
     and are handled in order once somebody retries them."""
