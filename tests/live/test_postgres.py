@@ -268,7 +268,7 @@ def test_what_the_user_has_to_mend_is_said(db, far, target, herald):
     fails(db, herald, "postgres://h/db?table=x&sslmod=require", "sslmod")
     fails(db, herald, uri("127.0.0.1", far.port, "nowhere", table="events"), "nowhere", "does not exist")
 
-    far.sql("create role r login password 'right'", dbname="far")
+    far.sql("create role r login password 'right'; revoke create on schema public from public", dbname="far")
     far.hba("host all all 127.0.0.1/32 scram-sha-256\nlocal all all trust\n")
     far.reload()
     stream = fails(db, herald, f"postgres://r:hush-hush@127.0.0.1:{far.port}/far?table=events",
