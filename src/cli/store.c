@@ -201,6 +201,10 @@ static int snapshot(struct store *store, const struct settings *s, struct err *e
 			"say behind which events this is the state: --before the next version");
 	while ((n = fread(block, 1, sizeof(block), stdin)) > 0)
 		strbuf_add(&state, block, n);
+	if (ferror(stdin) || !json_valid(strbuf_view(&state))) { /* also with a NUL in it */
+		strbuf_release(&state);
+		return err_set(err, ERR_FAIL, "what standard input has is no JSON");
+	}
 	done = store_call(store, err, snapshot, s->category, s->stream_id, s->before - 1,
 			  strbuf_cstr(&state));
 	strbuf_release(&state);

@@ -644,7 +644,8 @@ def test_behaviour_the_verb_stores_a_snapshot(place, orders):
     version, found = orders.load("1")
     assert version == 2 and [(e["version"], e["data"]) for e in found] == [(1, {"total": 2}), (2, {})]
     for wrong, text, code, said in (((*stream, "--before", 1), "{}", 1, "later version"), (stream, "{}", 64, "--before"),
-                                    ((*stream, "--before", 3), "{", 1, "JSON"), (("--before", 3), "{}", 64, "--stream-id")):
+                                    ((*stream, "--before", 3), "{", 1, "JSON"),
+                                    ((*stream, "--before", 3), "{}\0{}", 1, "JSON"), (("--before", 3), "{}", 64, "--stream-id")):
         done = run("store", "snapshot", place.url, *wrong, stdin=text)
         assert done.code == code and said.lower() in done.err.lower(), done
 
