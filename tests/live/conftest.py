@@ -46,15 +46,27 @@ def new_server():
 
 
 @pytest.fixture
-def db(server):
-    """A fresh database of the shared server."""
-    fresh = postgres.Database(server)
-    yield fresh
-    fresh.drop()
+def new_db(server):
+    """Makes a fresh database of the shared server: new_db("encoding 'LATIN1' template template0")."""
+    made = []
+
+    def make(options=""):
+        made.append(postgres.Database(server, options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.drop()
 
 
 @pytest.fixture
-def herald(request):
+def db(new_db):
+    """A fresh database of the shared server."""
+    return new_db()
+
+
+@pytest.fixture
+def herald(request, new_db):  # new_db: programs end before their databases go
     """Starts `pgherald stream` on a database and waits for its slot: herald(db, "--limit", 3).
 
     Options file, env and read are Herald's; file=PATH adds --to; ready=False does not wait.

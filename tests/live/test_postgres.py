@@ -15,11 +15,9 @@ ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 4))
 
 
 @pytest.fixture
-def target(server):
+def target(new_db):
     """A second database, where events go."""
-    fresh = postgres.Database(server)
-    yield fresh
-    fresh.drop()
+    return new_db()
 
 
 def uri(host, port, dbname, **params):
@@ -210,9 +208,9 @@ def test_a_table_with_a_constraint_of_the_users(db, target, herald):
     assert "check constraint" in stream.err
 
 
-def test_several_writers_share_a_table(db, server, target, herald):
+def test_several_writers_share_a_table(db, new_db, target, herald):
     # Given two databases, of which one has two outputs, all into one table
-    other = postgres.Database(server)
+    other = new_db()
     for one in (db, other):
         delivery.make_tables(one)
     argv = [(db, "--to", url(target), "--to", url(target) + "&application_name=second"),
@@ -234,7 +232,6 @@ def test_several_writers_share_a_table(db, server, target, herald):
     assert [w[1:] for w in writers] == [(300, 300)] * 3
     other_rows = target.sql("select distinct event->>'db' from events group by writer, event->>'db'")
     assert sorted(r[0] for r in other_rows) == sorted([db.name, other.name])
-    other.drop()
 
 
 def test_writing_into_the_captured_database_does_not_loop(db, herald):

@@ -61,20 +61,17 @@ def check_whole(db, events):
         assert numbers(events, table) == rows(db, table), f"table {table}"
 
 
-def test_case_1_an_idle_slot_moves_past_what_is_of_no_interest(db, herald):
+def test_case_1_an_idle_slot_moves_past_what_is_of_no_interest(db, new_db, herald):
     # Given a stream of one silent table
     db.sql("create table quiet (n int); create table noise (n int, t text)")
     stream = herald(db, "--tables", "public.quiet")
 
     # when much is written elsewhere, there and in another database, then the slot follows
-    other = postgres.Database(db.server)
-    try:
-        other.sql("create table noise (n int, t text)")
-        for one in (db, other):
-            one.sql("insert into noise select i, repeat('x', 500) from generate_series(1, 20000) i")
-            stream.wait_confirmed(db, db.wal_lsn())
-    finally:
-        other.drop()
+    other = new_db()
+    other.sql("create table noise (n int, t text)")
+    for one in (db, other):
+        one.sql("insert into noise select i, repeat('x', 500) from generate_series(1, 20000) i")
+        stream.wait_confirmed(db, db.wal_lsn())
 
     # and there is no event
     assert stream.count == 0

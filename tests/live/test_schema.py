@@ -432,34 +432,30 @@ def test_named_tables_are_pushed_into_the_publication(db, herald):
     assert db.sql("select pubinsert, pubupdate, pubtruncate from pg_publication") == [(True, False, False)]
 
 
-def test_case_54_databases_in_other_encodings(server, herald):
+def test_case_54_databases_in_other_encodings(new_db, herald):
     # Given databases in other encodings, one of many bytes, and one that does not know its encoding and
     # holds what is not UTF-8
-    latin, japanese, raw = [postgres.Database(server, f"encoding '{name}' template template0")
+    latin, japanese, raw = [new_db(f"encoding '{name}' template template0")
                             for name in ("LATIN1", "EUC_JP", "SQL_ASCII")]
-    try:
-        streams = {}
-        for db in (latin, japanese, raw):
-            if db is not raw:
-                db.sql("select 1")
-                db.connection.set_client_encoding("UTF8")
-            column = {latin: "ÿ", japanese: "名前"}.get(db, "v")
-            db.sql(f'create table t ("{column}" text)')
-            streams[db] = herald(db)
-        latin.sql("insert into t values ('Çelik ÿ')")
-        japanese.sql("insert into t values ('日本語 ｱ')")
-        raw.sql("insert into t values (E'a\\xffb')")
-        raw.sql("insert into t values (E'\\xc3\\xa9')")
+    streams = {}
+    for db in (latin, japanese, raw):
+        if db is not raw:
+            db.sql("select 1")
+            db.connection.set_client_encoding("UTF8")
+        column = {latin: "ÿ", japanese: "名前"}.get(db, "v")
+        db.sql(f'create table t ("{column}" text)')
+        streams[db] = herald(db)
+    latin.sql("insert into t values ('Çelik ÿ')")
+    japanese.sql("insert into t values ('日本語 ｱ')")
+    raw.sql("insert into t values (E'a\\xffb')")
+    raw.sql("insert into t values (E'\\xc3\\xa9')")
 
-        # then theirs arrives as UTF-8, and the last one's bytes that mean nothing are marked
-        assert streams[latin].wait_for(1)[0]["new"] == {"ÿ": "Çelik ÿ"}
-        assert streams[japanese].wait_for(1)[0]["new"] == {"名前": "日本語 ｱ"}
-        assert [e["new"]["v"] for e in streams[raw].wait_for(2)] == ["a\ufffdb", "é"]
-        for stream in streams.values():
-            stream.stop()
-    finally:
-        for db in (latin, japanese, raw):
-            db.drop()
+    # then theirs arrives as UTF-8, and the last one's bytes that mean nothing are marked
+    assert streams[latin].wait_for(1)[0]["new"] == {"ÿ": "Çelik ÿ"}
+    assert streams[japanese].wait_for(1)[0]["new"] == {"名前": "日本語 ｱ"}
+    assert [e["new"]["v"] for e in streams[raw].wait_for(2)] == ["a\ufffdb", "é"]
+    for stream in streams.values():
+        stream.stop()
 
 
 def mend(said, db):

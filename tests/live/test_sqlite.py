@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 
 import delivery
-import postgres
 from test_output import small_disk  # noqa: F401
 
 ROUNDS = int(os.environ.get("PGHERALD_TEST_ROUNDS", 4))
@@ -125,8 +124,8 @@ def test_case_64_refused_rows_stop_are_skipped_or_go_to_the_dead_letters(db, her
     assert [json.loads(e["body"])["new"]["n"] for e in events(letters)] == [5, 9]
 
 
-def test_several_writers_share_a_table(db, server, herald, tmp_path):
-    other = postgres.Database(server)
+def test_several_writers_share_a_table(db, new_db, herald, tmp_path):
+    other = new_db()
     path = tmp_path / "out.db"
     for one in (db, other):
         delivery.make_tables(one)
@@ -144,7 +143,6 @@ def test_several_writers_share_a_table(db, server, herald, tmp_path):
         stream.stop()
     found = ask(path, "select count(*) c, count(distinct id) d from events group by writer")
     assert found == [{"c": 300, "d": 300}] * 3
-    other.drop()
 
 
 def test_what_the_user_has_to_mend_is_said(db, herald, tmp_path):

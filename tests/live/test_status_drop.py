@@ -210,19 +210,16 @@ def test_drop_refuses_a_slot_that_is_in_use(made, herald):
     assert made.slot_state() and publications(made) == ["pgherald"]
 
 
-def test_drop_refuses_slots_that_are_not_for_it(db, server):
+def test_drop_refuses_slots_that_are_not_for_it(db, new_db):
     db.sql("select pg_create_logical_replication_slot(%s, 'test_decoding')", (db.slot,))
     assert drop(db, "--yes").code == 78
     assert db.slot_state()
 
-    other = postgres.Database(server)
-    try:
-        make_slot(other)
-        done = run("drop", db.conninfo, "--slot", other.slot, "--yes")
-        assert done.code == 78 and other.name in done.err
-        assert other.slot_state()
-    finally:
-        other.drop()
+    other = new_db()
+    make_slot(other)
+    done = run("drop", db.conninfo, "--slot", other.slot, "--yes")
+    assert done.code == 78 and other.name in done.err
+    assert other.slot_state()
 
 
 def test_streaming_begins_anew_after_a_drop(db, herald):

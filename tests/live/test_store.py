@@ -508,7 +508,7 @@ def test_store_in_another_schema(db):
     assert db.sql("select to_regnamespace('herald')") == [(None,)]
 
 
-def test_store_dump_and_restore_keep_positions(db, orders, server):
+def test_store_dump_and_restore_keep_positions(db, orders, server, new_db):
     """Given a store that is dumped and restored into another database; then the feed is the same, a
     reader's position goes on, and new events come after it."""
     orders.append("gone", [event()] * 3)
@@ -516,18 +516,15 @@ def test_store_dump_and_restore_keep_positions(db, orders, server):
         orders.append(str(n), [event(), event()])
     db.sql("delete from herald.feed where position <= 3; delete from herald.entry where stream_number = 1")
     before = orders.read()
-    copy = postgres.Database(server)
-    try:
-        dump = f"{server.dir}/store.dump"
-        server.run("pg_dump", "-h", server.host, "-U", "postgres", "-Fc", "-f", dump, db.name)
-        server.run("pg_restore", "-h", server.host, "-U", "postgres", "-d", copy.name, dump)
-        there = open_store(copy)
-        assert there.read() == before and positions(before)[0] == 4
-        there.append("1", event("New"), 1)
-        assert [e["type"] for e in there.read(positions(before)[-1])] == ["New"]
-        there.connection.close()
-    finally:
-        copy.drop()
+    copy = new_db()
+    dump = f"{server.dir}/store.dump"
+    server.run("pg_dump", "-h", server.host, "-U", "postgres", "-Fc", "-f", dump, db.name)
+    server.run("pg_restore", "-h", server.host, "-U", "postgres", "-d", copy.name, dump)
+    there = open_store(copy)
+    assert there.read() == before and positions(before)[0] == 4
+    there.append("1", event("New"), 1)
+    assert [e["type"] for e in there.read(positions(before)[-1])] == ["New"]
+    there.connection.close()
 
 
 # Order under stress

@@ -44,18 +44,15 @@ def test_store_init_is_made_once_however_often_it_is_called(db):
         (n + 1,) for n in range(len(store.SQL))]
 
 
-def test_store_init_makes_what_psql_makes(db, made, server):
+def test_store_init_makes_what_psql_makes(db, made, server, new_db):
     """The program and psql make the same schema, also under another name."""
-    other = postgres.Database(server)
-    try:
-        store.init(other, schema="audit")
-        assert run("store", "init", db.conninfo, "--schema", "audit").code == 0
-        dumps = [server.run("pg_dump", "-h", server.host, "-U", "postgres", "-n", "audit", d.name)
-                 for d in (db, other)]
-        assert [without_times(d) for d in dumps][0] == without_times(dumps[1])
-        assert "herald" not in dumps[0].replace("pgherald", "")
-    finally:
-        other.drop()
+    other = new_db()
+    store.init(other, schema="audit")
+    assert run("store", "init", db.conninfo, "--schema", "audit").code == 0
+    dumps = [server.run("pg_dump", "-h", server.host, "-U", "postgres", "-n", "audit", d.name)
+             for d in (db, other)]
+    assert [without_times(d) for d in dumps][0] == without_times(dumps[1])
+    assert "herald" not in dumps[0].replace("pgherald", "")
 
 
 def test_store_init_brings_an_older_store_up_to_date(db):
