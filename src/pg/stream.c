@@ -22,7 +22,8 @@
 
 struct stream {
 	PGconn *conn;
-	SSL *ssl; /* NULL: plain */
+	SSL *ssl;   /* NULL: plain */
+	bool local; /* a unix socket */
 	int fd;
 	struct strbuf in; /* in.p[at..in.n) has not been handed out */
 	size_t at;
@@ -96,6 +97,11 @@ static ssize_t transmit(struct stream *s, const char *p, size_t n, struct err *e
 int stream_fd(const struct stream *s)
 {
 	return s->fd;
+}
+
+int64_t stream_nap_us(const struct stream *s)
+{
+	return s->local ? 200 : 10000;
 }
 
 bool stream_pending(const struct stream *s)
@@ -402,6 +408,14 @@ static int await_copy(struct stream *s, const _Atomic int *stop, struct err *err
 	return 0;
 }
 
+static bool is_local(int fd)
+{
+	struct sockaddr address = { 0 };
+
+	return getsockname(fd, &address, &(socklen_t){ sizeof(address) }) == 0 &&
+	       address.sa_family == AF_UNIX;
+}
+
 struct stream *stream_open(PGconn *conn, const struct stream_start *start, struct err *err)
 {
 	struct stream *s = mem_alloc(sizeof(*s));
@@ -410,6 +424,7 @@ struct stream *stream_open(PGconn *conn, const struct stream_start *start, struc
 	s->conn = conn;
 	s->binary = start->binary;
 	s->fd = PQsocket(conn);
+	s->local = is_local(s->fd);
 	s->ssl = PQsslInUse(conn) ? PQsslStruct(conn, "OpenSSL") : NULL;
 	start_command(&q, conn, start);
 	strbuf_lit(&s->out, "Q");
