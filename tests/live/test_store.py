@@ -255,22 +255,26 @@ def test_store_every_event_has_its_position_under(db, orders, setting):
     assert len(orders.read()) == 8
 
 
-def test_store_one_mark_for_a_transaction(db, orders):
-    """Given appends to 200 streams in one transaction; then it holds one mark, which stays until the
-    end, and a savepoint that is rolled back takes its own mark along only."""
+@pytest.mark.parametrize("first, held", [("0", 1), ("old", 2)])
+def test_store_few_marks_for_a_transaction(db, orders, first, held):
+    """Given appends to 200 streams in one transaction; then it holds one mark, or one for what it wrote
+    first and one for the rest, which stay until the end, and a savepoint that is rolled back takes its
+    own mark along only."""
+    orders.append("old", event())
     with contextlib.closing(db.connect(autocommit=False)) as connection:
         here = Store(connection)
         postgres.execute(connection, "set constraints all immediate")
-        for n in range(200):
+        here.append(first, event())
+        for n in range(1, 200):
             here.append(str(n), event())
-        assert len(marks(db)) == 1
+        assert len(marks(db)) == held
         postgres.execute(connection, "savepoint s")
         here.append("more", event())
         postgres.execute(connection, "rollback to s")
-        assert len(marks(db)) == 1
-        assert orders.read() == []
+        assert len(marks(db)) == held
+        assert positions(orders.read()) == [1]
         connection.commit()
-    assert marks(db) == [] and len(orders.read()) == 200
+    assert marks(db) == [] and len(orders.read()) == 201
 
 
 def marks(db):

@@ -36,7 +36,9 @@ create table herald.stream (
 	number bigint generated always as identity primary key,
 	category text collate "C" not null,
 	id herald.stream_id not null,
-	version bigint not null, -- of the last event
+	version bigint not null, -- of the last event, as are
+	type text not null,      -- these, which publish would have to look up
+	topic text,
 	deleted boolean not null default false,
 	unique (category, id)
 ) with (fillfactor = 80); -- room for the next version on the same page: no index is touched
@@ -114,27 +116,30 @@ $$;
 
 -- Gives the events that a transaction has appended to a stream their positions, just before commit.
 -- The mark comes first: every position that this transaction draws is above the mark's value.
--- A transaction has one mark, which it takes again for each stream: its setting only saves the number
--- of locks. Who forges the setting can get a lower mark, never a higher one or none.
+-- A transaction takes one mark again and again, however many streams it appends to: its setting only
+-- saves the number of locks. Who forges the setting can get a lower mark, never a higher one or none.
+-- What the transaction wrote first (cmin 0) has a mark of its own: to most it is all they append, and
+-- a setting costs more than a lock.
 --
 -- This and append run for every event, and to set a search_path costs a fifth of an append: here each
 -- name is written in full instead, operators too, so that none of a caller's can take its place.
 create function herald.publish() returns trigger
 language plpgsql security definer as $$
 declare
-	setting constant pg_catalog.text := 'pgherald.mark_'
-		operator(pg_catalog.||) herald.mark_tag()::pg_catalog.text;
-	said pg_catalog.text := pg_catalog.current_setting(setting, true);
-	last constant bigint := coalesce(pg_catalog.pg_sequence_last_value('herald.feed_position'), 0::bigint);
-	mark bigint;
+	setting pg_catalog.text;
+	said pg_catalog.text;
+	mark bigint := coalesce(pg_catalog.pg_sequence_last_value('herald.feed_position'), 0::bigint);
 begin
-	if said operator(pg_catalog.<>) ''::pg_catalog.text
-		and said operator(pg_catalog.~) '^[0-9]{1,15}$'::pg_catalog.text
-		and said::bigint operator(pg_catalog.<=) last then
-		mark := said;
-	else
-		mark := last;
-		said := pg_catalog.set_config(setting, mark::pg_catalog.text, true);
+	if not new.cmin operator(pg_catalog.=) '0'::pg_catalog.cid then
+		setting := 'pgherald.mark_'::pg_catalog.text operator(pg_catalog.||) herald.mark_tag()::pg_catalog.text;
+		said := pg_catalog.current_setting(setting, true);
+		if said operator(pg_catalog.<>) ''::pg_catalog.text
+			and said operator(pg_catalog.~) '^[0-9]{1,15}$'::pg_catalog.text
+			and said::bigint operator(pg_catalog.<=) mark then
+			mark := said;
+		else
+			said := pg_catalog.set_config(setting, mark::pg_catalog.text, true);
+		end if;
 	end if;
 	said := pg_catalog.pg_advisory_xact_lock_shared( -- an assignment costs less than perform
 		(herald.mark_tag() operator(pg_catalog.<<) 48) operator(pg_catalog.|) mark);
@@ -143,11 +148,8 @@ begin
 	end if;
 	if new.version operator(pg_catalog.=) (coalesce(old.version, -1::bigint) operator(pg_catalog.+) 1::bigint) then
 		insert into herald.feed (position, stream_number, version, category, stream, type, topic)
-		select pg_catalog.nextval('herald.feed_position'), new.number, new.version, new.category,
-			new.id, e.type, e.topic
-		from herald.entry e
-		where e.stream_number operator(pg_catalog.=) new.number
-			and e.version operator(pg_catalog.=) new.version;
+		values (pg_catalog.nextval('herald.feed_position'), new.number, new.version, new.category,
+			new.id, new.type, new.topic);
 		return null;
 	end if;
 	insert into herald.feed (position, stream_number, version, category, stream, type, topic)
@@ -225,54 +227,52 @@ language sql volatile as $$
 			12, '0'::pg_catalog.text) operator(pg_catalog.||) '-7'::pg_catalog.text, 1, 15)::pg_catalog.uuid
 $$;
 
+create type herald.appended as (first_version bigint, last_version bigint, duplicate boolean);
+
 -- Adds events to the end of a stream. An event is {"type", "data", "metadata", "id", "topic"}; only the
 -- type is required. expected: the version that the stream must have now, -1: it must not exist, null:
 -- any. Appending the same ids to the same place again succeeds and says so (duplicate).
--- The stream's row and the events are always written by one statement: the trigger must find the
+-- The stream's row and several events are always written by one statement: the trigger must find the
 -- events even where SET CONSTRAINTS ALL IMMEDIATE has made it run at the end of that statement.
 -- SQLSTATEs: PH001 the stream has another version (detail: {"expected", "actual"}), PH002 an id is in
 -- use (23505 while the other use is not committed yet), PH003 the events cannot be understood, PH007 the stream was deleted.
-create function herald.append(category text, stream text, events jsonb, expected bigint default null,
-	out first_version bigint, out last_version bigint, out duplicate boolean)
+create function herald.append(category text, stream text, events jsonb, expected bigint default null)
+returns herald.appended
 language plpgsql security definer as $$
 declare
-	wanted constant herald.stream_id := stream;
+	event_type constant pg_catalog.text := events operator(pg_catalog.->>) 'type'::pg_catalog.text;
+	event_topic constant pg_catalog.text := events operator(pg_catalog.->>) 'topic'::pg_catalog.text;
+	number bigint;
+	done herald.appended;
 begin
-	-- The usual case in one statement: one event, an id of ours, a stream that exists.
-	if pg_catalog.jsonb_typeof(events) operator(pg_catalog.=) 'object'::pg_catalog.text
+	-- The usual case: one event, an id of ours, a stream that exists.
+	if event_type operator(pg_catalog.<>) ''::pg_catalog.text
+		and pg_catalog.jsonb_typeof(events) operator(pg_catalog.=) 'object'::pg_catalog.text
 		and (events operator(pg_catalog.-) '{type,data,metadata,topic}'::pg_catalog.text[])
-			operator(pg_catalog.=) '{}'::pg_catalog.jsonb
-		and (events operator(pg_catalog.->>) 'type'::pg_catalog.text)
-			operator(pg_catalog.<>) ''::pg_catalog.text then
-		with s as (
-			update herald.stream as s set version = s.version operator(pg_catalog.+) 1::bigint
-			where s.category operator(pg_catalog.=) append.category
-				and s.id operator(pg_catalog.=) wanted and not s.deleted
-				and (expected is null or s.version operator(pg_catalog.=) expected)
-			returning s.number, s.version
-		)
-		insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-		select s.number, s.version, herald.make_id(),
-			events operator(pg_catalog.->>) 'type'::pg_catalog.text,
-			coalesce(events operator(pg_catalog.->) 'data'::pg_catalog.text, '{}'::pg_catalog.jsonb),
-			events operator(pg_catalog.->) 'metadata'::pg_catalog.text,
-			events operator(pg_catalog.->>) 'topic'::pg_catalog.text
-		from s
-		returning version into last_version;
+			operator(pg_catalog.=) '{}'::pg_catalog.jsonb then
+		update herald.stream as s
+		set version = s.version operator(pg_catalog.+) 1::bigint, type = event_type, topic = event_topic
+		where s.category operator(pg_catalog.=) append.category
+			and s.id operator(pg_catalog.=) append.stream::herald.stream_id and not s.deleted
+			and (expected is null or s.version operator(pg_catalog.=) expected)
+		returning s.number, s.version into number, done.last_version;
 		if found then
-			first_version := last_version;
-			duplicate := false;
-			return;
+			insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
+			values (number, done.last_version, herald.make_id(), event_type,
+				coalesce(events operator(pg_catalog.->) 'data'::pg_catalog.text, '{}'::pg_catalog.jsonb),
+				events operator(pg_catalog.->) 'metadata'::pg_catalog.text, event_topic);
+			done.first_version := done.last_version;
+			done.duplicate := false;
+			return done;
 		end if;
 	end if;
-	select a.first_version, a.last_version, a.duplicate into first_version, last_version, duplicate
-	from herald.append_any(category, stream, events, expected) a;
+	return herald.append_any(category, stream, events, expected);
 end
 $$;
 
 -- The same for whatever else: several events, given ids, new streams, conflicts.
-create function herald.append_any(category text, stream text, events jsonb, expected bigint,
-	out first_version bigint, out last_version bigint, out duplicate boolean)
+create function herald.append_any(category text, stream text, events jsonb, expected bigint)
+returns herald.appended
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
 	wanted constant herald.stream_id := stream;
@@ -282,8 +282,8 @@ declare
 	with_ids boolean;
 	wrong text;
 	found_stream record;
+	known bigint;
 begin
-	duplicate := false;
 	if jsonb_typeof(events) = 'object' then
 		events := jsonb_build_array(events);
 	elsif jsonb_typeof(events) is distinct from 'array' then
@@ -312,14 +312,13 @@ begin
 		if expected >= 0 then
 			perform herald.conflict(category, stream, expected, -1);
 		elsif n = 0 then
-			last_version := -1;
-			return;
+			return (null::bigint, -1::bigint, false);
 		elsif with_ids then
 			perform herald.find_duplicate(null, events);
 		end if;
 		with s as (
-			insert into herald.stream as s (category, id, version)
-			values (append_any.category, wanted, n - 1)
+			insert into herald.stream as s (category, id, version, type, topic)
+			values (append_any.category, wanted, n - 1, events -> -1 ->> 'type', events -> -1 ->> 'topic')
 			on conflict do nothing
 			returning s.number
 		)
@@ -328,22 +327,18 @@ begin
 			coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
 		from s, jsonb_array_elements(events) with ordinality a (e, at);
 		if found then
-			first_version := 0;
-			last_version := n - 1;
-			return;
+			return (0::bigint, n - 1::bigint, false);
 		end if;
 	end loop;
 
 	if with_ids then
-		first_version := herald.find_duplicate(found_stream.number, events);
-		if first_version is not null then
-			if expected is not null and expected <> first_version - 1 then
+		known := herald.find_duplicate(found_stream.number, events);
+		if known is not null then
+			if expected is not null and expected <> known - 1 then
 				raise exception 'these events are at version % of %/% already',
-					first_version, category, stream using errcode = 'PH002';
+					known, category, stream using errcode = 'PH002';
 			end if;
-			last_version := first_version + n - 1;
-			duplicate := true;
-			return;
+			return (known, known + n - 1, true);
 		end if;
 	end if;
 
@@ -353,7 +348,8 @@ begin
 		perform herald.conflict(category, stream, expected, found_stream.version);
 	elsif n > 0 then
 		with s as (
-			update herald.stream as s set version = s.version + n
+			update herald.stream as s
+			set version = s.version + n, type = events -> -1 ->> 'type', topic = events -> -1 ->> 'topic'
 			where s.number = found_stream.number
 			returning s.number
 		)
@@ -362,8 +358,7 @@ begin
 			e ->> 'type', coalesce(e -> 'data', '{}'), e -> 'metadata', e ->> 'topic'
 		from s, jsonb_array_elements(events) with ordinality a (e, at);
 	end if;
-	last_version := found_stream.version + n;
-	first_version := case when n > 0 then found_stream.version + 1 end;
+	return (case when n > 0 then found_stream.version + 1 end, found_stream.version + n, false);
 end
 $$;
 
