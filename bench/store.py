@@ -175,9 +175,11 @@ def bench_woken(server, db, args):
         for name, work in works.items():
             ratios = []
             for _ in range(args.rounds):
-                alone = pgbench(server, db, f.name, 8, args.seconds)
+                before = pgbench(server, db, f.name, 8, args.seconds)
                 with running(*work):
-                    ratios.append(pgbench(server, db, f.name, 8, args.seconds) / alone)
+                    beside = pgbench(server, db, f.name, 8, args.seconds)
+                after = pgbench(server, db, f.name, 8, args.seconds)  # the table has grown
+                ratios.append(2 * beside / (before + after))
             print(f"append, 8 clients, with {name} connected: {statistics.median(ratios):.2f} x without")
 
 
