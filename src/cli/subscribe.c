@@ -68,14 +68,12 @@ static int check_start(const struct settings *s, struct err *err)
 static int drop(const struct settings *s, struct err *err)
 {
 	struct store store = { 0 };
-	int done = cli_store(&store, s, err);
+	int failed = cli_store(&store, s, err) ||
+		     store_check_subscription(&store, s->subscription, err) ||
+		     store_call(&store, err, unsubscribe, s->subscription) < 0;
 
-	if (!done)
-		done = store_call(&store, err, unsubscribe, s->subscription);
-	if (done == 0)
-		done = err_set(err, ERR_CONFIG, "there is no subscription %s", s->subscription);
 	store_release(&store);
-	return done < 0 ? -1 : 0;
+	return failed ? -1 : 0;
 }
 
 static int deliver(const struct settings *settings, struct err *err)
