@@ -101,7 +101,7 @@ int stream_fd(const struct stream *s)
 
 int64_t stream_nap_us(const struct stream *s)
 {
-	return s->local ? 200 : 10000;
+	return s->local ? 200 : 20000;
 }
 
 bool stream_pending(const struct stream *s)
