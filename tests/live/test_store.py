@@ -534,9 +534,12 @@ def test_store_dump_and_restore_keep_positions(db, orders, server, new_db):
 # Order under stress
 
 
-def test_store_nothing_is_lost_or_out_of_order_under_stress(new_server):
+@pytest.mark.parametrize("immediate", [False, True], ids=["at commit", "long before"])
+def test_store_nothing_is_lost_or_out_of_order_under_stress(new_server, immediate):
+    """Positions are drawn just before commit; or long before, so that what only a mark keeps in order
+    would get lost."""
     server = new_server(max_connections=50, **store.STRESS_SETTINGS)
-    result = store_stress.measure(server, store.seconds(10))
+    result = store_stress.measure(server, store.seconds(10), immediate=immediate)
     print(store_stress.describe(result))
     assert (result.missed, result.breaks, result.repeated) == (0, 0, 0)
     assert result.events > 100 and result.kills > 0
