@@ -1,9 +1,9 @@
 """script/bench deliver: what outputs reach beside publishers that do nothing but publish.
 
 Fed: pgherald's pipeline is given captured bytes in its own process (bench/deliver.c), so PostgreSQL does
-not share the cores. End to end: `pgherald stream` drains a backlog of PostgreSQL. Either is compared with
-a bare publisher (bench/bare.c) of the same client library, body size, guarantee and window. Every run has
-a fresh broker, and the two take turns. The ratio is what counts: the median of the rounds' ratios, with the
+not share the cores. End to end: `pgherald stream` drains a backlog of PostgreSQL over TCP. Either is
+compared with a bare publisher (bench/bare.c) of the same client library, body size, guarantee and window.
+Every run has a fresh broker, and the two take turns. The ratio is what counts: the median of the rounds' ratios, with the
 least and the greatest, which tell how quiet the machine was. Latency: from COMMIT being sent to PostgreSQL
 until a subscriber of NATS has the event.
 """
@@ -196,9 +196,10 @@ def report(name, pairs, goal, n):
           f"{bare_cpu / n * 1e6:23.2f} {cpu / n * 1e6:9.2f}", flush=True)
 
 
-def end_to_end(names, rows):
-    print(f"\nend to end from a backlog of {rows} rows in PostgreSQL on the same cores\n{HEADING}")
-    with Postgres(shared_buffers="512MB", max_wal_size="16GB") as server:
+def end_to_end(names, rounds, rows):
+    print(f"\nend to end from a backlog of {rows} rows in PostgreSQL on the same cores, {rounds} rounds, "
+          f"medians\n{HEADING}")
+    with Postgres(tcp=True, shared_buffers="512MB", max_wal_size="16GB") as server:
         server.sql("create table bench (id bigint primary key, name text, amount numeric, at timestamptz)")
         server.sql("create publication pgherald for all tables")
         server.sql("select pg_create_logical_replication_slot('backlog', 'pgoutput')")
@@ -210,19 +211,21 @@ def end_to_end(names, rows):
             make, url, window, _, _, goal = DESTINATIONS[name]
             if not goal:
                 continue
-            with make() as broker:
-                before = bare(name, broker, rows, window)
-            server.sql("select pg_copy_logical_replication_slot('backlog', 'copy')")
-            with make() as broker:
-                ours = drain(server, url_of(url, broker), end, rows)
-            server.sql("select pg_drop_replication_slot('copy')")
-            report(name, [(before, ours)], goal, rows)
+            pairs = []
+            for _ in range(rounds):
+                with make() as broker:
+                    before = bare(name, broker, rows, window)
+                server.sql("select pg_copy_logical_replication_slot('backlog', 'copy')")
+                with make() as broker:
+                    pairs.append((before, drain(server, url_of(url, broker), end, rows)))
+                server.sql("select pg_drop_replication_slot('copy')")
+            report(name, pairs, goal, rows)
 
 
 def drain(server, url, end, rows):
     began = time.monotonic()
-    child = subprocess.Popen([f"{ROOT}/build/pgherald", "stream", server.conninfo(), "--slot", "copy",
-                              "--until", end, "--to", url], env=environment(), stderr=subprocess.PIPE)
+    child = subprocess.Popen([f"{ROOT}/build/pgherald", "stream", server.conninfo(host="127.0.0.1"),
+                              "--slot", "copy", "--until", end, "--to", url], env=environment(), stderr=subprocess.PIPE)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         sys.exit(f"{url} failed:\n{child.stderr.read().decode()}")
@@ -297,7 +300,7 @@ def main():
     if args.only in (None, "fed"):
         fed(args.names, args.rounds, args.scale)
     if args.only in (None, "end-to-end"):
-        end_to_end(args.names, args.rows)
+        end_to_end(args.names, args.rounds, args.rows)
     if args.only in (None, "latency") and "nats" in args.names:
         latency(10, 1000)
 

@@ -107,7 +107,7 @@ HERALD_API int herald_stream_run(struct herald_stream *s);
  * on. Neither connecting (a thread may be left behind that it does hold up, until the connection's
  * connect_timeout) nor creating the slot, which waits for transactions that are open, holds a step
  * up; questions to a server that has fallen silent do for up to 30 s. Behind a backlog a step
- * pauses for up to 20 ms, to find many rows at once.
+ * pauses for up to 40 ms, to find many rows at once.
  * herald_stream_fd returns -1 when the settings are not usable; see herald_stream_error. */
 HERALD_API int herald_stream_fd(struct herald_stream *s);
 HERALD_API int herald_stream_step(struct herald_stream *s, int timeout_ms);

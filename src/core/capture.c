@@ -6,6 +6,7 @@
 #include "core/feedback.h"
 #include "core/intake.h"
 #include "core/loop.h"
+#include "core/nap.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,16 +23,9 @@
 #define STOP_TRANSACTION_MS 3000
 #define STOP_DRAIN_MS 8000
 
-/* The server sends each row with a send() of its own, and a reader that wakes up for each makes
- * both sides slow. So while data flows we read all that is there and then nap, long enough to find
- * many rows. A stream that is late, as behind a backlog, naps a part of what it is late, up to what
- * the socket has room for: rows that find TCP's window full wait and leave as one packet. What
- * flows is handed over to the outputs each FLOW_MS, because each hand-over wakes a thread. Measured
- * by `script/bench capture`. */
+/* What flows is handed over to the outputs each FLOW_MS, because each hand-over wakes a thread. */
 #define FLOWING_BYTES 1024
 #define MORE_BYTES (32 << 10) /* a read of so many has not come to the end of what is there */
-#define NAP_US 200
-#define LATE_NAPS 16 /* a nap is this part of what the stream is late */
 #define FLOW_MS 2
 
 struct capture {
@@ -50,8 +44,9 @@ struct capture {
 
 	struct loop loop;
 	struct feedback feedback;
-	ssize_t got;     /* bytes of the last read */
-	int64_t late_us; /* from the commit of what came last to its sending */
+	ssize_t got; /* bytes of the last read */
+	struct nap nap;
+	int64_t nap_us; /* before the next read */
 	int64_t retry_ms;
 	struct backoff backoff;
 	enum err_kind down_logged; /* what kind of trouble has been told */
@@ -103,7 +98,8 @@ static void disconnect(struct capture *c)
 	session_close(&c->session);
 	decoder_reset(&c->in.decoder);
 	c->got = 0;
-	c->late_us = 0;
+	c->nap = (struct nap){ 0 };
+	c->nap_us = 0;
 }
 
 /* A session that came to something ends the row of failures; one that is cut at once does not. */
@@ -304,35 +300,31 @@ static int handle_messages(struct capture *c, struct err *err)
 			    : decoder_message(&c->in.decoder, m.start, m.time, m.payload, err))
 			return -1;
 		if (c->in.decoder.in_transaction)
-			c->late_us = m.time - c->in.decoder.event.time;
+			nap_heard(&c->nap, m.time, c->in.decoder.event.time);
 	}
 	return 0;
 }
 
-/* How long to nap before the next read, in microseconds. */
-static int64_t nap_us(const struct capture *c)
+/* Whether data flows and the last read has come to the end of what is there. */
+static bool read_up(const struct capture *c)
 {
-	int64_t most = stream_nap_us(c->session.stream), nap = c->late_us / LATE_NAPS;
-
-	if (c->got < FLOWING_BYTES || c->got >= MORE_BYTES)
-		return 0;
-	return nap < NAP_US ? NAP_US : nap > most ? most : nap;
+	return c->got >= FLOWING_BYTES && c->got < MORE_BYTES;
 }
 
 static int receive(struct capture *c, struct err *err)
 {
-	int64_t end = clock_ms() + FLOW_MS, nap = nap_us(c);
+	int64_t end = clock_ms() + FLOW_MS;
 
 	do {
-		if (nap)
-			nanosleep(&(struct timespec){ .tv_nsec = (long)nap * 1000 }, NULL);
+		if (c->nap_us)
+			nanosleep(&(struct timespec){ .tv_nsec = (long)c->nap_us * 1000 }, NULL);
 		c->got = stream_fill(c->session.stream, err);
 		if (c->got < 0 || handle_messages(c, err))
 			return -1;
 		if (c->got)
 			feedback_heard(&c->feedback);
-		nap = nap_us(c);
-	} while (c->got >= FLOWING_BYTES && !c->in.done && clock_ms() + nap / 1000 < end &&
+		c->nap_us = read_up(c) ? nap_next(&c->nap, stream_nap_us(c->session.stream)) : 0;
+	} while (c->got >= FLOWING_BYTES && !c->in.done && clock_ms() + c->nap_us / 1000 < end &&
 		 fanout_has_room(&c->in.outputs));
 	return 0;
 }
