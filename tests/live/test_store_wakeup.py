@@ -9,6 +9,7 @@ import pytest
 
 import postgres
 import store
+from herald import run
 from postgres import execute
 from store import Store, event, open_store
 from store_faces import Listener
@@ -60,6 +61,15 @@ def test_store_wakeup_is_sent_once_a_sleep(db, orders, sleeper):
         assert told(sleeper) == [""]
     orders.append("1", event())
     assert told(sleeper) == []
+
+
+def test_store_wakeup_is_sent_by_a_statement_with_parameters(db, orders, sleeper):
+    """Such a statement commits when its text is forgotten already."""
+    assert pause(sleeper) == LONG
+    done = run("append", db.conninfo, "--category", "order", stdin='{"stream": "1", "type": "Made"}\n')
+    assert done.code == 0
+    assert told(sleeper) == [""]
+    assert pause(sleeper) == LONG
 
 
 def test_store_wakeup_reaches_all_who_sleep(db, orders, sleeper):

@@ -100,13 +100,14 @@ create sequence herald.asleep as smallint;
 -- Wakes those who sleep: one notification, at the commit of this transaction, on the channel that has
 -- the name of the schema; so it is sent once, however many append while they wake up. It is never the
 -- reason that a transaction fails: none is sent where the transaction is about to be prepared (which
--- only the statement's text tells), or where the queue is filling up.
+-- only the statement's text tells; there is none where a driver's message ends the transaction), or
+-- where the queue is filling up.
 create function herald.wake() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
 	if pg_sequence_last_value('herald.asleep') is not null
 		and (current_setting('max_prepared_transactions') = '0'
-			or current_query() !~* '\mprepare\M.*\mtransaction\M') -- also in comments: better none
+			or coalesce(current_query(), '') !~* '\mprepare\M.*\mtransaction\M') -- also in comments: better none
 		and pg_notification_queue_usage() < 0.5 then
 		perform setval('herald.asleep', 1, false);
 		perform pg_notify('herald', '');
