@@ -208,12 +208,34 @@ begin
 end
 $$;
 
+-- The next of the feed that a partition wants and that are not parked; becomes a part of fetch.
+create function herald.wanted(sub herald.subscription, partition integer, stream_number bigint,
+	after bigint, up_to bigint, any_parked boolean, max_count integer)
+returns setof herald.feed
+language sql stable as $$
+	select f.*
+	from herald.feed f
+	where f.position > after and f.position <= up_to
+		and (wanted.stream_number is null or f.stream_number = wanted.stream_number)
+		and (sub.categories is null or f.category = any (sub.categories))
+		and (sub.topics is null or f.topic = any (sub.topics))
+		and (sub.types is null or f.type = any (sub.types))
+		and f.stream_number % sub.partitions = wanted.partition
+		and (not any_parked or not exists (
+			select from herald.parked p
+			where p.subscription = sub.name and p.position = f.position
+		))
+	order by f.position
+	limit max_count
+$$;
+
 -- The next events of a partition. Where nothing of the feed is wanted the checkpoint moves on, so
--- that nobody has to look at it again. The settings are for read's reason.
+-- that nobody has to look at it again. The settings are for read's reason; planning costs more than a page.
 create function herald.fetch(name text, partition integer, token bigint, max_count integer default 100)
 returns setof herald.event
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off
+	set plan_cache_mode = force_generic_plan as $$
 declare
 	me constant text := name;
 	mine constant integer := partition;
@@ -226,8 +248,7 @@ declare
 	horizon bigint;
 	done bigint;
 	looked bigint;
-	taken herald.feed[]; -- rows, so that the feed is read once
-	blocked bigint[];
+	any_taken boolean := false;
 	any_parked constant boolean := exists (select from herald.parked p where p.subscription = me);
 begin
 	select c.* into here from herald.checkpoint c
@@ -236,7 +257,7 @@ begin
 		perform herald.lost_lease(name, partition);
 	end if;
 	select s.* into sub from herald.subscription s where s.name = me;
-	horizon := least(herald.horizon(), sub.barrier, here.position + farthest);
+	horizon := least(herald.horizon(here.position), sub.barrier, here.position + farthest);
 	if sub.stream is not null then
 		wanted_stream := coalesce((select s.number from herald.stream s
 			where s.category = sub.categories[1] and s.id = sub.stream::herald.stream_id), -1);
@@ -244,56 +265,42 @@ begin
 	done := here.position;
 	while done < horizon loop
 		looked := least(horizon, done + window_size);
-		with page as (
-			select f, f.position,
-				any_parked and exists (
+		if any_parked then -- what is behind an event that blocks its stream waits there too
+			with page as (
+				select f.position, f.stream_number
+				from herald.wanted(sub, mine, wanted_stream, done, looked, true, max_count) f
+			), waits as (
+				insert into herald.parked (subscription, position, stream_number, blocks)
+				select me, f.position, f.stream_number, true
+				from page f
+				where exists (
 					select from herald.parked p
 					where p.subscription = me and p.stream_number = f.stream_number
 						and p.blocks and not p.done
-				) as blocked
-			from herald.feed f
-			where f.position > done and f.position <= looked
-				and (wanted_stream is null or f.stream_number = wanted_stream)
-				and (sub.categories is null or f.category = any (sub.categories))
-				and (sub.topics is null or f.topic = any (sub.topics))
-				and (sub.types is null or f.type = any (sub.types))
-				and f.stream_number % sub.partitions = mine
-				and (not any_parked or not exists (
-					select from herald.parked p
-					where p.subscription = me and p.position = f.position
-				))
-			order by f.position
-			limit max_count
-		)
-		select array_agg(p.f order by p.position) filter (where not p.blocked),
-			array_agg(p.position order by p.position) filter (where p.blocked),
-			case when count(*) = max_count then max(p.position) else looked end
-		into taken, blocked, done
-		from page p;
-		if blocked is not null then
-			insert into herald.parked (subscription, position, stream_number, blocks)
-			select me, f.position, f.stream_number, true
-			from herald.feed f
-			where f.position = any (blocked)
-			on conflict do nothing;
+				)
+				on conflict do nothing
+			)
+			select case when count(*) = max_count then max(f.position) else looked end
+			into looked
+			from page f;
 		end if;
-		if taken is not null then
-			return query
-			select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
-				coalesce(e.metadata, '{}'), e.topic, e.time
-			from unnest(taken) f
-			cross join lateral (
-				select e.* from herald.entry e
-				where e.stream_number = f.stream_number and e.version = f.version
-				limit 1
-			) e;
-			exit;
-		end if;
+		return query
+		select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
+			coalesce(e.metadata, '{}'), e.topic, e.time
+		from herald.wanted(sub, mine, wanted_stream, done, looked, any_parked, max_count) f
+		cross join lateral (
+			select e.* from herald.entry e
+			where e.stream_number = f.stream_number and e.version = f.version
+			limit 1
+		) e;
+		any_taken := found;
+		exit when any_taken;
+		done := looked;
 	end loop;
-	if taken is null and done >= sub.barrier then
+	if not any_taken and done >= sub.barrier then
 		perform herald.ack(name, partition, token, greatest(done, here.position));
 		perform herald.release(name, partition, token); -- the partitions are about to change
-	elsif taken is null and done > here.position then
+	elsif not any_taken and done > here.position then
 		perform herald.ack(name, partition, token, done);
 	elsif here.lease_until < clock_timestamp() + here.lease / 2 then
 		perform herald.renew(name, partition, token);
