@@ -24,8 +24,9 @@
 #define PAGE_MOST 4000
 #define PAGE_BYTES (4 << 20)
 /* The next look after a page that was not full is so many ms later as it had events, and at most so
- * many: each look costs those who append, and few of them bring as much as many. */
-#define FLOW_MS 8
+ * many: each look costs those who append, and few of them bring as much as many. Who is woken again
+ * and again by events of others looks no more often either. */
+#define FLOW_MS 16
 /* After so long others of several partitions have their turn. */
 #define TURN_MS 5000
 /* How long the other outputs may take what comes before a refused event. */
@@ -66,6 +67,9 @@ struct subscription {
 	int64_t busy_ms;  /* when there was one */
 	int64_t sleep_ms; /* how long it was the last time */
 	bool said_sleep;  /* the store knows that we sleep */
+	int64_t looked_ms;
+	bool woken;   /* and there was no event since */
+	bool in_vain; /* likewise, twice */
 
 	int64_t retry_ms;
 	struct backoff backoff;
@@ -181,6 +185,23 @@ static void wake(struct subscription *s)
 	s->said_sleep = false;
 }
 
+/* By the store, as somebody has appended. */
+static void woken(struct subscription *s)
+{
+	wake(s);
+	s->in_vain = s->woken;
+	s->woken = true;
+	if (s->in_vain)
+		s->look_ms = s->looked_ms + FLOW_MS;
+}
+
+static int say_sleep(struct subscription *s, struct err *err)
+{
+	s->said_sleep = true;
+	s->sleep_ms = s->settings->max_sleep;
+	return feed_sleep(&s->feed, &s->sleep_ms, err);
+}
+
 static int take_claim(struct subscription *s, const struct store_lease *lease, struct err *err)
 {
 	s->lease = *lease;
@@ -195,24 +216,21 @@ static int take_claim(struct subscription *s, const struct store_lease *lease, s
 /* Nothing was found: the next look is later than the last one was. */
 static int doze(struct subscription *s, struct err *err)
 {
-	int64_t most = s->settings->max_sleep, ms = most;
+	int64_t most = s->settings->max_sleep, ms;
 
-	if (s->sleep_ms < NAP_MS) {
+	if (s->sleep_ms < NAP_MS && !s->in_vain) {
 		s->sleep_ms = s->sleep_ms ? s->sleep_ms * 2 : 1;
 		s->said_sleep = false;
 	} else if (s->feed.socket < 0) {
 		s->sleep_ms = s->sleep_ms * 2 < most ? s->sleep_ms * 2 : most;
 	} else if (!s->said_sleep) {
-		s->said_sleep = true; /* and one more look, at once */
-		if (feed_sleep(&s->feed, &ms, err))
-			return -1;
-		s->sleep_ms = ms;
-		s->look_ms = 0;
-		return 0;
+		s->look_ms = 0; /* one more, at once */
+		return say_sleep(s, err);
 	} else {
 		s->said_sleep = false;
 	}
-	s->look_ms = clock_ms() + (s->sleep_ms < most ? s->sleep_ms : most);
+	ms = s->in_vain && s->sleep_ms < FLOW_MS ? FLOW_MS : s->sleep_ms;
+	s->look_ms = clock_ms() + (ms < most ? ms : most);
 	return 0;
 }
 
@@ -223,6 +241,7 @@ static int look_for_claim(struct subscription *s, struct err *err)
 
 	if (clock_ms() < s->look_ms)
 		return 0;
+	s->looked_ms = clock_ms();
 	n = feed_claim(&s->feed, &lease, err);
 	if (n < 0)
 		return -1;
@@ -377,6 +396,9 @@ static int fetch(struct subscription *s, struct err *err)
 	const struct store_page *page = &s->feed.page;
 	int most = s->page_most;
 
+	s->looked_ms = clock_ms();
+	if (s->in_vain && s->feed.socket >= 0 && !s->said_sleep && say_sleep(s, err))
+		return -1;
 	if (acknowledge(s, err) || feed_fetch(&s->feed, &s->lease, s->page_most, err))
 		return -1;
 	if (page->n == 0 || (uint64_t)page->events[page->n - 1].position <= s->handed) {
@@ -388,6 +410,7 @@ static int fetch(struct subscription *s, struct err *err)
 	}
 	size_page(s);
 	wake(s);
+	s->woken = s->in_vain = false;
 	s->busy_ms = clock_ms();
 	if ((int)page->n < most && !s->settings->parked)
 		s->look_ms = s->busy_ms + (page->n < FLOW_MS ? (int)page->n : FLOW_MS);
@@ -599,10 +622,10 @@ static int serve(struct subscription *s, struct err *err)
 	int failed;
 
 	if (feed_woken(&s->feed))
-		wake(s);
+		woken(s);
 	failed = s->claimed ? work(s, err) : look_for_claim(s, err);
 	if (!failed && feed_woken(&s->feed)) /* that came with an answer */
-		wake(s);
+		woken(s);
 	return failed;
 }
 
