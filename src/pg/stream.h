@@ -56,8 +56,8 @@ short stream_poll_events(const struct stream *s);
 /* Whether bytes wait in TLS's own buffer, where poll cannot see them. */
 bool stream_pending(const struct stream *s);
 
-/* For how long to leave the server alone at most, in microseconds: over TCP it fills its own buffer of
- * megabytes, a unix socket holds a few hundred rows. */
+/* For how long to leave the server alone at most, in microseconds: over TCP it fills its own buffer
+ * of megabytes, a unix socket holds a few hundred rows. */
 int64_t stream_nap_us(const struct stream *s);
 
 /* Receives what is there. Returns bytes received, 0 when there is nothing now, -1 on failure.
