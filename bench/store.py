@@ -344,7 +344,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=400000)
-    parser.add_argument("--page", type=int, default=1000)
+    parser.add_argument("--page", type=int, default=4000)  # the most that pgherald subscribe fetches
     parser.add_argument("--only", choices=PARTS)
     args = parser.parse_args()
     parts = [args.only] if args.only else list(PARTS)

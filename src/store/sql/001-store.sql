@@ -510,13 +510,14 @@ $$;
 
 -- A page of the feed: events after a position, in order. The last position of a page is where the
 -- next begins. Nothing at or below a position that was returned can appear later.
--- LIMIT in the look-up and the settings keep the plan, whatever the statistics say: the feed in its
--- order, a look-up for each event.
+-- The settings keep the plan, whatever the statistics say: the feed in its order, a look-up for each
+-- event.
 create function herald.read(after bigint default 0, max_count integer default 1000,
 	categories text[] default null, topics text[] default null, types text[] default null)
 returns setof herald.event
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
+	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off
+	set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
 	horizon constant bigint := herald.horizon(after);
 begin
@@ -536,11 +537,7 @@ begin
 		order by f.position
 		limit max_count
 	) f
-	cross join lateral (
-		select e.* from herald.entry e
-		where e.stream_number = f.stream_number and e.version = f.version
-		limit 1
-	) e
+	join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
 	order by f.position;
 end
 $$;

@@ -235,7 +235,7 @@ create function herald.fetch(name text, partition integer, token bigint, max_cou
 returns setof herald.event
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off
-	set plan_cache_mode = force_generic_plan as $$
+	set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
 declare
 	me constant text := name;
 	mine constant integer := partition;
@@ -288,11 +288,8 @@ begin
 		select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
 			coalesce(e.metadata, '{}'), e.topic, e.time
 		from herald.wanted(sub, mine, wanted_stream, done, looked, any_parked, max_count) f
-		cross join lateral (
-			select e.* from herald.entry e
-			where e.stream_number = f.stream_number and e.version = f.version
-			limit 1
-		) e;
+		join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
+		order by f.position;
 		any_taken := found;
 		exit when any_taken;
 		done := looked;
