@@ -27,6 +27,7 @@
  * many: each look costs those who append, and few of them bring as much as many. Who is woken again
  * and again by events of others looks no more often either. */
 #define FLOW_MS 16
+#define VAIN_MS 100 /* without an event, before that holds */
 /* After so long others of several partitions have their turn. */
 #define TURN_MS 5000
 /* How long the other outputs may take what comes before a refused event. */
@@ -69,7 +70,7 @@ struct subscription {
 	bool said_sleep;  /* the store knows that we sleep */
 	int64_t looked_ms;
 	bool woken;   /* and there was no event since */
-	bool in_vain; /* likewise, twice */
+	bool in_vain; /* likewise, again and again */
 
 	int64_t retry_ms;
 	struct backoff backoff;
@@ -189,7 +190,7 @@ static void wake(struct subscription *s)
 static void woken(struct subscription *s)
 {
 	wake(s);
-	s->in_vain = s->woken;
+	s->in_vain = s->woken && clock_ms() - s->busy_ms > VAIN_MS;
 	s->woken = true;
 	if (s->in_vain)
 		s->look_ms = s->looked_ms + FLOW_MS;
