@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "encode/encode.h"
 #include "sink/amqp_conn.h"
+#include "sink/cork.h"
 #include "sink/sink.h"
 
 #include <inttypes.h>
@@ -349,7 +350,7 @@ static bool may_publish(const struct amqp *a)
 }
 
 /* Publishes what was given as long as the broker has room for it. */
-static int pump(struct sink *s, struct err *err)
+static int publish_some(struct sink *s, struct err *err)
 {
 	struct amqp *a = s->state;
 	const struct batch *b = NULL;
@@ -378,6 +379,18 @@ static int pump(struct sink *s, struct err *err)
 		n++;
 	}
 	return 0;
+}
+
+static int pump(struct sink *s, struct err *err)
+{
+	struct amqp *a = s->state;
+	int failed;
+
+	cork(a->conn.fd, true);
+	failed = publish_some(s, err);
+	if (!failed)
+		cork(a->conn.fd, false);
+	return failed;
 }
 
 static int amqp_send(struct sink *s, const struct batch *b, uint32_t from, uint32_t to,

@@ -9,6 +9,7 @@
  */
 #include "base/clock.h"
 #include "encode/encode.h"
+#include "sink/cork.h"
 #include "sink/mqtt_conn.h"
 #include "sink/sink.h"
 
@@ -180,15 +181,17 @@ static int mqtt_send(struct sink *s, const struct batch *b, uint32_t from, uint3
 		     struct err *err)
 {
 	struct mqtt *q = s->state;
+	int failed = 0;
 
 	if (!q->conn.v5 && b->messages[from].headers_n)
 		return err_set(err, ERR_CONFIG,
 			       "MQTT 3.1.1 has no headers for cloudevents_mode=binary: use "
 			       "version=5");
-	for (uint32_t i = from; i < to; i++)
-		if (send_one(s, b, i, err))
-			return -1;
-	return 0;
+	cork(mosquitto_socket(q->conn.client), true);
+	for (uint32_t i = from; i < to && !failed; i++)
+		failed = send_one(s, b, i, err);
+	cork(mosquitto_socket(q->conn.client), false);
+	return failed;
 }
 
 static int mqtt_poll(struct sink *s, int timeout_ms, struct err *err)
