@@ -8,6 +8,7 @@
 #include "core/fanout.h"
 #include "core/feed.h"
 #include "core/loop.h"
+#include "core/pace.h"
 #include "event/domain.h"
 
 #include <inttypes.h>
@@ -23,19 +24,12 @@
 #define PAGE_FIRST 100
 #define PAGE_MOST 4000
 #define PAGE_BYTES (4 << 20)
-/* The next look after a page that was not full is so many ms later as it had events, and at most so
- * many: each look costs those who append, and few of them bring as much as many. Who is woken again
- * and again by events of others looks no more often either. */
-#define FLOW_MS 16
-#define VAIN_MS 100 /* without an event, before that holds */
 /* After so long others of several partitions have their turn. */
 #define TURN_MS 5000
 /* How long the other outputs may take what comes before a refused event. */
 #define OTHERS_MS 5000
 /* After subscription_stop, for the outputs to take what they were given. */
 #define STOP_DRAIN_MS 8000
-/* Whoever sleeps longer than this says so, to be woken. */
-#define NAP_MS 1
 
 struct subscription {
 	const struct settings *settings;
@@ -64,14 +58,7 @@ struct subscription {
 	uint64_t passed; /* likewise of one that no output wanted */
 	int64_t events;
 
-	int64_t look_ms;  /* when to look for events again */
-	int64_t busy_ms;  /* when there was one */
-	int64_t sleep_ms; /* how long it was the last time */
-	bool said_sleep;  /* the store knows that we sleep */
-	int64_t looked_ms;
-	bool woken;   /* and there was no event since */
-	bool in_vain; /* likewise, again and again */
-
+	struct pace pace;
 	int64_t retry_ms;
 	struct backoff backoff;
 	bool down_logged, done, draining;
@@ -176,63 +163,23 @@ static void forget_claim(struct subscription *s)
 {
 	stop_outputs(s);
 	s->claimed = false;
-	s->look_ms = 0;
+	s->pace.next = 0;
 }
 
-static void wake(struct subscription *s)
+static int begin_look(struct subscription *s, struct err *err)
 {
-	s->look_ms = 0;
-	s->sleep_ms = 0;
-	s->said_sleep = false;
-}
-
-/* By the store, as somebody has appended. */
-static void woken(struct subscription *s)
-{
-	wake(s);
-	s->in_vain = s->woken && clock_ms() - s->busy_ms > VAIN_MS;
-	s->woken = true;
-	if (s->in_vain)
-		s->look_ms = s->looked_ms + FLOW_MS;
-}
-
-static int say_sleep(struct subscription *s, struct err *err)
-{
-	s->said_sleep = true;
-	s->sleep_ms = s->settings->max_sleep;
-	return feed_sleep(&s->feed, &s->sleep_ms, err);
+	return pace_look(&s->pace, clock_ms()) ? feed_sleep(&s->feed, &s->pace.sleep, err) : 0;
 }
 
 static int take_claim(struct subscription *s, const struct store_lease *lease, struct err *err)
 {
 	s->lease = *lease;
 	s->claimed = true;
-	s->claimed_ms = s->alive_ms = s->busy_ms = clock_ms();
+	s->claimed_ms = s->alive_ms = s->pace.busy = clock_ms();
 	s->acked = s->handed = s->passed = s->checkpoint.confirmed = (uint64_t)lease->position;
 	s->page_most = PAGE_FIRST;
-	wake(s);
+	pace_wake(&s->pace);
 	return start_outputs(s, err);
-}
-
-/* Nothing was found: the next look is later than the last one was. */
-static int doze(struct subscription *s, struct err *err)
-{
-	int64_t most = s->settings->max_sleep, ms;
-
-	if (s->sleep_ms < NAP_MS && !s->in_vain) {
-		s->sleep_ms = s->sleep_ms ? s->sleep_ms * 2 : 1;
-		s->said_sleep = false;
-	} else if (s->feed.socket < 0) {
-		s->sleep_ms = s->sleep_ms * 2 < most ? s->sleep_ms * 2 : most;
-	} else if (!s->said_sleep) {
-		s->look_ms = 0; /* one more, at once */
-		return say_sleep(s, err);
-	} else {
-		s->said_sleep = false;
-	}
-	ms = s->in_vain && s->sleep_ms < FLOW_MS ? FLOW_MS : s->sleep_ms;
-	s->look_ms = clock_ms() + (ms < most ? ms : most);
-	return 0;
 }
 
 static int look_for_claim(struct subscription *s, struct err *err)
@@ -240,15 +187,16 @@ static int look_for_claim(struct subscription *s, struct err *err)
 	struct store_lease lease;
 	int n;
 
-	if (clock_ms() < s->look_ms)
+	if (clock_ms() < s->pace.next)
 		return 0;
-	s->looked_ms = clock_ms();
-	n = feed_claim(&s->feed, &lease, err);
-	if (n < 0)
+	if (begin_look(s, err))
 		return -1;
+	n = feed_claim(&s->feed, &lease, err);
+	if (n > 0)
+		return take_claim(s, &lease, err);
 	if (n == 0)
-		return doze(s, err);
-	return take_claim(s, &lease, err);
+		pace_nothing(&s->pace, clock_ms());
+	return n;
 }
 
 /* Ends the outputs too: what they hold is for who has the partition to say; files are locked. */
@@ -397,24 +345,17 @@ static int fetch(struct subscription *s, struct err *err)
 	const struct store_page *page = &s->feed.page;
 	int most = s->page_most;
 
-	s->looked_ms = clock_ms();
-	if (s->in_vain && s->feed.socket >= 0 && !s->said_sleep && say_sleep(s, err))
-		return -1;
-	if (acknowledge(s, err) || feed_fetch(&s->feed, &s->lease, s->page_most, err))
+	if (begin_look(s, err) || acknowledge(s, err) ||
+	    feed_fetch(&s->feed, &s->lease, s->page_most, err))
 		return -1;
 	if (page->n == 0 || (uint64_t)page->events[page->n - 1].position <= s->handed) {
 		feed_drop_page(&s->feed);
 		s->done = s->settings->parked; /* there are no more */
-		if (doze(s, err))
-			return -1;
+		pace_nothing(&s->pace, clock_ms());
 		return s->lease.partitions > 1 && all_taken(s) ? change_claim(s, err) : 0;
 	}
 	size_page(s);
-	wake(s);
-	s->woken = s->in_vain = false;
-	s->busy_ms = clock_ms();
-	if ((int)page->n < most && !s->settings->parked)
-		s->look_ms = s->busy_ms + (page->n < FLOW_MS ? (int)page->n : FLOW_MS);
+	pace_found(&s->pace, page->n, (int)page->n == most || s->settings->parked, clock_ms());
 	return 0;
 }
 
@@ -424,7 +365,7 @@ static bool may_fetch(const struct subscription *s)
 {
 	if (s->settings->parked && !all_taken(s))
 		return false;
-	return !feed_next(&s->feed) && !s->done && clock_ms() >= s->look_ms &&
+	return !feed_next(&s->feed) && !s->done && clock_ms() >= s->pace.next &&
 	       in_flight(s) < ((uint64_t)s->page_most + 1) / 2;
 }
 
@@ -437,8 +378,8 @@ static bool turn_is_over(const struct subscription *s)
 /* Nothing has come for so long that the lease, which is a write, is not worth it. */
 static bool is_idle(const struct subscription *s)
 {
-	return s->lease.name && s->sleep_ms > 0 && !feed_next(&s->feed) && all_taken(s) &&
-	       clock_ms() - s->busy_ms > s->settings->lease * 1000 / 3;
+	return s->lease.name && s->pace.sleep > 0 && !feed_next(&s->feed) && all_taken(s) &&
+	       clock_ms() - s->pace.busy > s->settings->lease * 1000 / 3;
 }
 
 static bool may_acknowledge(const struct subscription *s)
@@ -450,7 +391,7 @@ static bool may_acknowledge(const struct subscription *s)
 static int work(struct subscription *s, struct err *err)
 {
 	if (!s->outputs.opened) {
-		s->busy_ms = clock_ms();
+		s->pace.busy = clock_ms();
 		return keep_lease(s, err);
 	}
 	if (!s->outputs_checked && check_outputs(s, err))
@@ -459,7 +400,7 @@ static int work(struct subscription *s, struct err *err)
 		return -1;
 	fanout_flush(&s->outputs, false);
 	if (!all_taken(s))
-		s->busy_ms = clock_ms();
+		s->pace.busy = clock_ms();
 	if (may_acknowledge(s) && acknowledge(s, err))
 		return -1;
 	if (is_idle(s))
@@ -530,7 +471,8 @@ static int connect_feed(struct subscription *s, struct err *err)
 		loop_watch(&s->loop, s->feed.socket);
 	s->down_logged = false;
 	backoff_reset(&s->backoff);
-	wake(s);
+	s->pace.listens = s->feed.socket >= 0;
+	pace_wake(&s->pace);
 	return 0;
 }
 
@@ -623,10 +565,10 @@ static int serve(struct subscription *s, struct err *err)
 	int failed;
 
 	if (feed_woken(&s->feed))
-		woken(s);
+		pace_woken(&s->pace, clock_ms());
 	failed = s->claimed ? work(s, err) : look_for_claim(s, err);
 	if (!failed && feed_woken(&s->feed)) /* that came with an answer */
-		woken(s);
+		pace_woken(&s->pace, clock_ms());
 	return failed;
 }
 
@@ -645,8 +587,8 @@ static int rest(struct subscription *s)
 		return TICK_MS;
 	if (!checkpoint_empty(&s->checkpoint))
 		ms = ACK_MS;
-	if (s->look_ms - now < ms)
-		ms = s->look_ms - now;
+	if (s->pace.next - now < ms)
+		ms = s->pace.next - now;
 	return ms > 0 ? (int)ms : 0;
 }
 
@@ -680,6 +622,7 @@ struct subscription *subscription_open(const struct settings *o, struct err *err
 
 	s->settings = o;
 	s->loop = LOOP_CLOSED;
+	s->pace.most = o->max_sleep;
 	s->backoff = (struct backoff){ BACKOFF_FIRST_MS, BACKOFF_MOST_MS, 0 };
 	gethostname(host, sizeof(host) - 1);
 	strbuf_printf(&s->owner, "%s/%d", host, (int)getpid());
