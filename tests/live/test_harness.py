@@ -22,6 +22,23 @@ def test_a_server_survives_a_crash_with_its_committed_rows():
         assert server.sql("select id from t") == [(1,)]
 
 
+def test_a_killed_server_leaves_no_shared_memory():
+    """The machine has room for a few thousand segments: that many servers later none would start."""
+    def segments():
+        with open("/proc/sysvipc/shm") as f:
+            return {line.split()[1] for line in f}
+
+    # Given a server with a segment
+    with Postgres() as server:
+        with open(f"{server.data}/postmaster.pid") as f:
+            segment = f.read().splitlines()[6].split()[1]
+        assert segment in segments()
+        assert server.sql("show dynamic_shared_memory_type") == [("mmap",)]  # the others go with the folder
+
+    # when it has been killed, which is how tests end theirs, then it is gone
+    assert segment not in segments()
+
+
 def test_a_database_is_dropped_with_the_slot_that_is_in_use(server):
     # Given a database with a slot and a session
     db = Database(server)
