@@ -80,7 +80,7 @@ proctype reader()
 {
 	byte after = 0, horizon, i, next = 1;
 	bool sees[WRITERS];
-	bool last_round = false;
+	bool last_round = false, gap = false;
 
 	do
 	:: last_round -> break
@@ -92,15 +92,37 @@ proctype reader()
 #ifdef NAIVE
 		horizon = LAST;
 #else
-		horizon = sequence;                     /* 1: the sequence */
-		for (i : 0 .. WRITERS - 1) {            /* 2: the smallest mark, one by one */
-			d_step {
+		horizon = after;                        /* all that is seen behind it, if it has no gap */
+		d_step {
+			gap = false;
+			for (i : after + 1 .. LAST) {
 				if
-				:: mark[i] < horizon -> horizon = mark[i]
+				:: owner[i] != NONE && visible[owner[i]] ->
+					gap = gap || horizon != i - 1;
+					horizon = i
 				:: else
 				fi
 			}
+			if
+			:: gap -> horizon = after
+			:: else
+			fi
+			gap = false;
+			i = 0
 		}
+		if
+		:: horizon > after -> last_round = false /* the rest is for the next */
+		:: true ->
+			horizon = sequence;             /* 1: the sequence */
+			for (i : 0 .. WRITERS - 1) {    /* 2: the smallest mark, one by one */
+				d_step {
+					if
+					:: mark[i] < horizon -> horizon = mark[i]
+					:: else
+					fi
+				}
+			}
+		fi
 #endif
 #ifndef SNAPSHOT
 		atomic { for (i : 0 .. WRITERS - 1) { sees[i] = visible[i] } } /* 3: a later snapshot */
