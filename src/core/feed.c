@@ -221,13 +221,15 @@ static int read_parked(struct feed *f, struct err *err)
 	return failed;
 }
 
-int feed_fetch(struct feed *f, const struct store_lease *lease, int most, struct err *err)
+int feed_fetch(struct feed *f, const struct store_lease *lease, int64_t done, int most,
+	       struct err *err)
 {
 	f->row = 0;
-	if (is_of_parked(f))
-		return read_parked(f, err);
-	return lease->name ? store_call(&f->store, err, fetch, lease, most, &f->page)
-			   : follow(f, most, err);
+	if (lease->name)
+		return store_call(&f->store, err, fetch, lease, done, most, &f->page);
+	if (done >= 0 && feed_ack(f, lease, done, err))
+		return -1;
+	return is_of_parked(f) ? read_parked(f, err) : follow(f, most, err);
 }
 
 const struct store_event *feed_next(const struct feed *f)

@@ -53,8 +53,9 @@ int feed_renew(struct feed *f, const struct store_lease *lease, struct err *err)
 int feed_give_back(struct feed *f, const struct store_lease *lease, struct err *err) MUST_CHECK;
 
 /* The next events, into f->page, of which none has been handed on; of parked ones the first, until
- * it is acknowledged. */
-int feed_fetch(struct feed *f, const struct store_lease *lease, int most, struct err *err) MUST_CHECK;
+ * it is acknowledged. Everything up to `done` is acknowledged first; -1: nothing. */
+int feed_fetch(struct feed *f, const struct store_lease *lease, int64_t done, int most,
+	       struct err *err) MUST_CHECK;
 
 /* The page's next event; NULL: it has come to its end. */
 const struct store_event *feed_next(const struct feed *f);

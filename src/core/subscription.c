@@ -18,7 +18,7 @@
 #define TICK_MS 200
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MOST_MS 15000
-/* What is taken is acknowledged when nothing else is in flight, and at most this often. */
+/* What is taken is acknowledged with the next look, or when it is older than this. */
 #define ACK_MS 50
 /* A page has so many events at most, and so many that it stays in these bytes. */
 #define PAGE_FIRST 100
@@ -224,18 +224,31 @@ static int change_claim(struct subscription *s, struct err *err)
 	return take_claim(s, &lease, err);
 }
 
-static int acknowledge(struct subscription *s, struct err *err)
+/* The position up to which all is taken, where the store does not know that yet; -1: it does. */
+static int64_t to_acknowledge(const struct subscription *s)
 {
 	uint64_t done = s->checkpoint.confirmed;
 
 	if (all_taken(s) && s->passed > done)
 		done = s->passed;
-	if (done <= s->acked)
-		return 0;
-	if (feed_ack(&s->feed, &s->lease, (int64_t)done, err))
-		return -1;
-	s->acked = done;
+	return done > s->acked ? (int64_t)done : -1;
+}
+
+static void acknowledged(struct subscription *s, int64_t done)
+{
+	if (done < 0)
+		return;
+	s->acked = (uint64_t)done;
 	s->alive_ms = clock_ms();
+}
+
+static int acknowledge(struct subscription *s, struct err *err)
+{
+	int64_t done = to_acknowledge(s);
+
+	if (done >= 0 && feed_ack(&s->feed, &s->lease, done, err))
+		return -1;
+	acknowledged(s, done);
 	return 0;
 }
 
@@ -343,11 +356,12 @@ static void size_page(struct subscription *s)
 static int fetch(struct subscription *s, struct err *err)
 {
 	const struct store_page *page = &s->feed.page;
+	int64_t done = to_acknowledge(s);
 	int most = s->page_most;
 
-	if (begin_look(s, err) || acknowledge(s, err) ||
-	    feed_fetch(&s->feed, &s->lease, s->page_most, err))
+	if (begin_look(s, err) || feed_fetch(&s->feed, &s->lease, done, most, err))
 		return -1;
+	acknowledged(s, done);
 	if (page->n == 0 || (uint64_t)page->events[page->n - 1].position <= s->handed) {
 		feed_drop_page(&s->feed);
 		s->done = s->settings->parked; /* there are no more */
@@ -382,9 +396,12 @@ static bool is_idle(const struct subscription *s)
 	       clock_ms() - s->pace.busy > s->settings->lease * 1000 / 3;
 }
 
-static bool may_acknowledge(const struct subscription *s)
+/* All at once where nothing is in flight, unless the next look is soon, which does it by the way. */
+static bool must_acknowledge(const struct subscription *s)
 {
-	return all_taken(s) || clock_ms() - s->alive_ms >= ACK_MS;
+	int64_t now = clock_ms();
+
+	return all_taken(s) ? s->pace.next > now + ACK_MS : now - s->alive_ms >= ACK_MS;
 }
 
 /* With a partition. */
@@ -401,7 +418,7 @@ static int work(struct subscription *s, struct err *err)
 	fanout_flush(&s->outputs, false);
 	if (!all_taken(s))
 		s->pace.busy = clock_ms();
-	if (may_acknowledge(s) && acknowledge(s, err))
+	if (must_acknowledge(s) && acknowledge(s, err))
 		return -1;
 	if (is_idle(s))
 		return acknowledge(s, err) ? -1 : give_back(s, err);

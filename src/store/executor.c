@@ -193,7 +193,7 @@ static int work(struct executor *e, struct err *err)
 		e->has_lease = true;
 		e->claimed_ms = clock_ms();
 	}
-	if (store_call(&e->store, err, fetch, &e->lease, e->batch, &e->page))
+	if (store_call(&e->store, err, fetch, &e->lease, -1, e->batch, &e->page))
 		return -1;
 	e->drained = e->page.n == 0;
 	if (e->page.n && handle_page(e, err))

@@ -33,8 +33,8 @@ int postgres_subscription_make(struct store *s, const struct store_subscription 
 int postgres_subscription_drop(struct store *s, const char *name, struct err *err);
 int postgres_subscription_claim(struct store *s, const char *owner, int64_t lease_ms,
 				struct store_lease *lease, struct err *err);
-int postgres_subscription_fetch(struct store *s, const struct store_lease *lease, int max,
-				struct store_page *page, struct err *err);
+int postgres_subscription_fetch(struct store *s, const struct store_lease *lease, int64_t done,
+				int max, struct store_page *page, struct err *err);
 int postgres_subscription_ack(struct store *s, const struct store_lease *lease, int64_t position,
 			      struct err *err);
 int postgres_subscription_renew(struct store *s, const struct store_lease *lease, struct err *err);

@@ -44,15 +44,16 @@ int postgres_subscription_claim(struct store *s, const char *owner, int64_t leas
 	return n;
 }
 
-int postgres_subscription_fetch(struct store *s, const struct store_lease *lease, int max,
-				struct store_page *page, struct err *err)
+int postgres_subscription_fetch(struct store *s, const struct store_lease *lease, int64_t done,
+				int max, struct store_page *page, struct err *err)
 {
 	return postgres_fill(page,
 			     postgres_ask(s, err,
 					  "SELECT " POSTGRES_COLUMNS
-					  " FROM herald.fetch($1, $2::int, $3::bigint, $4::int)",
-					  "siii", lease->name, (int64_t)lease->partition,
-					  lease->token, (int64_t)max),
+					  " FROM herald.fetch($1, $2::int, $3::bigint, $4::int,"
+					  " nullif($5::bigint, -1))",
+					  "siiii", lease->name, (int64_t)lease->partition,
+					  lease->token, (int64_t)max, done),
 			     err);
 }
 

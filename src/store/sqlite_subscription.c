@@ -492,14 +492,16 @@ static int move_on(struct store *s, const struct store_lease *lease, const struc
 	return l->done > l->position ? sqlite_subscription_ack(s, lease, to, err) : 0;
 }
 
-int sqlite_subscription_fetch(struct store *s, const struct store_lease *lease, int max,
-			      struct store_page *page, struct err *err)
+int sqlite_subscription_fetch(struct store *s, const struct store_lease *lease, int64_t done,
+			      int max, struct store_page *page, struct err *err)
 {
 	struct look l = { 0 };
 	int64_t horizon;
 	int result;
 
 	store_page_clear(page);
+	if (done >= 0 && sqlite_subscription_ack(s, lease, done, err))
+		return -1;
 	if (begin_look(s, lease, &l, err) || sqlite_read_end(s, &horizon, err))
 		return -1;
 	if (horizon > l.barrier)

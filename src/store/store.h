@@ -155,7 +155,8 @@ struct store_backend {
 	int (*unsubscribe)(struct store *s, const char *name, struct err *err);
 	int (*claim)(struct store *s, const char *owner, int64_t lease_ms, struct store_lease *lease,
 		     struct err *err); /* of lease->name; 0: there is nothing to do */
-	int (*fetch)(struct store *s, const struct store_lease *lease, int max,
+	/* Everything up to `done` is acknowledged first; -1: nothing. */
+	int (*fetch)(struct store *s, const struct store_lease *lease, int64_t done, int max,
 		     struct store_page *page, struct err *err);
 	int (*ack)(struct store *s, const struct store_lease *lease, int64_t position,
 		   struct err *err);

@@ -207,6 +207,24 @@ def test_store_a_paused_executor_cannot_overwrite(db, orders):
     assert [e["position"] for e in fetch(fast, *taken)] == [2]
 
 
+def test_store_a_fetch_acknowledges_what_is_done(db, orders):
+    """Given events that were fetched; then the next fetch acknowledges the first of them and brings what
+    is behind, and one whose lease was lost acknowledges nothing."""
+    def position():
+        return db.sql("select position from herald.checkpoint")[0][0]
+
+    subscribe(orders)
+    orders.append("1", [event(), event(), event()])
+    partition, token = claim(orders, "slow", "1 ms")
+    orders.call("fetch", "s", partition, token)
+    behind = orders.call("fetch", "s", partition, token, 100, 1)
+    assert [e[0] for e in behind] == [2, 3] and position() == 1
+    wait_until(lambda: claim(orders, "fast"), "the lease to end")
+    with refused(LOST):
+        orders.call("fetch", "s", partition, token, 100, 3)
+    assert position() == 1
+
+
 def test_store_a_lease_that_nobody_took_is_still_good(orders):
     subscribe(orders)
     orders.append("1", event())

@@ -229,9 +229,11 @@ language sql stable as $$
 	limit max_count
 $$;
 
--- The next events of a partition. Where nothing of the feed is wanted the checkpoint moves on, so
--- that nobody has to look at it again. The settings are for read's reason; planning costs more than a page.
-create function herald.fetch(name text, partition integer, token bigint, max_count integer default 100)
+-- The next events of a partition; everything up to "done" is acknowledged first, as by ack. Where nothing
+-- of the feed is wanted the checkpoint moves on, so that nobody has to look at it again. The settings are
+-- for read's reason; planning costs more than a page.
+create function herald.fetch(name text, partition integer, token bigint, max_count integer default 100,
+	done bigint default null)
 returns setof herald.event
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 	set jit = off set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off
@@ -246,11 +248,14 @@ declare
 	sub herald.subscription;
 	wanted_stream bigint;
 	horizon bigint;
-	done bigint;
+	reached bigint;
 	looked bigint;
 	any_taken boolean := false;
 	any_parked constant boolean := exists (select from herald.parked p where p.subscription = me);
 begin
+	if done is not null then
+		perform herald.ack(name, partition, token, done);
+	end if;
 	select c.* into here from herald.checkpoint c
 	where c.subscription = me and c.partition = mine and c.token = fence;
 	if not found then
@@ -262,13 +267,13 @@ begin
 		wanted_stream := coalesce((select s.number from herald.stream s
 			where s.category = sub.categories[1] and s.id = sub.stream::herald.stream_id), -1);
 	end if;
-	done := here.position;
-	while done < horizon loop
-		looked := least(horizon, done + window_size);
+	reached := here.position;
+	while reached < horizon loop
+		looked := least(horizon, reached + window_size);
 		if any_parked then -- what is behind an event that blocks its stream waits there too
 			with page as (
 				select f.position, f.stream_number
-				from herald.wanted(sub, mine, wanted_stream, done, looked, true, max_count) f
+				from herald.wanted(sub, mine, wanted_stream, reached, looked, true, max_count) f
 			), waits as (
 				insert into herald.parked (subscription, position, stream_number, blocks)
 				select me, f.position, f.stream_number, true
@@ -287,18 +292,18 @@ begin
 		return query
 		select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
 			coalesce(e.metadata, '{}'), e.topic, e.time
-		from herald.wanted(sub, mine, wanted_stream, done, looked, any_parked, max_count) f
+		from herald.wanted(sub, mine, wanted_stream, reached, looked, any_parked, max_count) f
 		join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
 		order by f.position;
 		any_taken := found;
 		exit when any_taken;
-		done := looked;
+		reached := looked;
 	end loop;
-	if not any_taken and done >= sub.barrier then
-		perform herald.ack(name, partition, token, greatest(done, here.position));
+	if not any_taken and reached >= sub.barrier then
+		perform herald.ack(name, partition, token, greatest(reached, here.position));
 		perform herald.release(name, partition, token); -- the partitions are about to change
-	elsif not any_taken and done > here.position then
-		perform herald.ack(name, partition, token, done);
+	elsif not any_taken and reached > here.position then
+		perform herald.ack(name, partition, token, reached);
 	elsif here.lease_until < clock_timestamp() + here.lease / 2 then
 		perform herald.renew(name, partition, token);
 	end if;
