@@ -1,7 +1,8 @@
 #include "core/pace.h"
 
-#define FLOW_MS 16
-#define VAIN_MS 100 /* without an event, before being woken is called in vain */
+#define FLOW_MS 32
+#define VAIN_MS 16
+#define VAIN_AFTER_MS 100 /* without an event of our own */
 #define NAP_MS 1
 
 static int64_t min(int64_t a, int64_t b)
@@ -19,11 +20,11 @@ void pace_wake(struct pace *p)
 void pace_woken(struct pace *p, int64_t now)
 {
 	pace_wake(p);
-	p->in_vain = p->woken && now - p->busy > VAIN_MS;
+	p->in_vain = p->woken && now - p->busy > VAIN_AFTER_MS;
 	p->woken = true;
 	if (p->in_vain) {
 		p->tells = true;
-		p->next = p->looked + FLOW_MS;
+		p->next = p->looked + VAIN_MS;
 	}
 }
 
@@ -57,7 +58,7 @@ static void sleep_now(struct pace *p, int64_t ms, int64_t now)
 void pace_nothing(struct pace *p, int64_t now)
 {
 	if (p->told)
-		sleep_now(p, p->in_vain && p->sleep < FLOW_MS ? FLOW_MS : p->sleep, now);
+		sleep_now(p, p->in_vain && p->sleep < VAIN_MS ? VAIN_MS : p->sleep, now);
 	else if (p->sleep == 0)
 		sleep_now(p, NAP_MS, now);
 	else if (!p->listens)

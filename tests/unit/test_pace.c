@@ -50,7 +50,7 @@ static void few_events_are_followed_sooner_than_many(void **state)
 	pace_found(&p, 12, false, now);
 	assert_int_equal(look(&p), 12);
 	pace_found(&p, 99, false, now);
-	assert_int_equal(look(&p), 16);
+	assert_int_equal(look(&p), 32);
 }
 
 static void the_store_is_told_before_the_look_that_sleep_follows(void **state)
