@@ -57,13 +57,13 @@ static void sleep_now(struct pace *p, int64_t ms, int64_t now)
 
 void pace_nothing(struct pace *p, int64_t now)
 {
-	if (p->told)
+	if (p->told) {
 		sleep_now(p, p->in_vain && p->sleep < VAIN_MS ? VAIN_MS : p->sleep, now);
-	else if (p->sleep == 0)
+	} else if (p->sleep == 0) {
 		sleep_now(p, NAP_MS, now);
-	else if (!p->listens)
+	} else if (!p->listens) {
 		sleep_now(p, p->sleep * 2, now);
-	else {
+	} else {
 		p->tells = true;
 		p->next = 0;
 	}

@@ -388,7 +388,7 @@ static int pump(struct sink *s, struct err *err)
 
 	cork(a->conn.fd, true);
 	failed = publish_some(s, err);
-	if (!failed)
+	if (!failed) /* or the library may have closed it */
 		cork(a->conn.fd, false);
 	return failed;
 }
