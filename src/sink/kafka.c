@@ -64,7 +64,10 @@ const char *kafka_mend(rd_kafka_resp_err_t code)
 		       "long";
 	if (code == RD_KAFKA_RESP_ERR__AUTHENTICATION ||
 	    code == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
-		return "; look at user and password in the URL and at sasl=";
+		return rd_kafka_version() < 0x020601ff
+			       ? "; look at user and password in the URL and at sasl= (to Kafka 4, "
+				 "SCRAM needs librdkafka 2.6.1)"
+			       : "; look at user and password in the URL and at sasl=";
 	return "";
 }
 

@@ -1,13 +1,9 @@
 """Kafka for the tests, read with kcat: librdkafka's mock cluster, which every machine with the library
-has, and kfake, a broker in Go, for what the mock lacks; and a real one where there is one."""
+has, and Apache Kafka for what the mock lacks; and the one that PGHERALD_TEST_KAFKA names."""
 import collections
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
-import tempfile
 
 import pytest
 
@@ -16,7 +12,7 @@ import herald
 import postgres
 
 FOLDER = os.path.dirname(herald.PROGRAM)
-REAL = os.environ.get("PGHERALD_TEST_KAFKA")
+NAMED = os.environ.get("PGHERALD_TEST_KAFKA")
 PRODUCE, INIT_PRODUCER_ID = 0, 22  # API keys
 NOT_LEADER, TOO_LARGE, AUTHORIZATION, INVALID_RECORD = 6, 10, 29, 87  # error codes
 NOT_ENOUGH_REPLICAS, STORAGE = 19, 56
@@ -25,16 +21,10 @@ Message = collections.namedtuple("Message", "topic partition offset key id body 
 
 
 class Broker:
-    """What both have. `brokers` is what clients are told."""
+    """What all have. `brokers` is what clients are told."""
 
-    process = None
     positions = "pgherald-positions"
     options = ()  # of kcat
-
-    def spawn(self, *argv):
-        self.process = daemon.spawn(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.brokers = self.process.stdout.readline().strip()
-        assert self.brokers, f"{argv[0]} did not start"
 
     def url(self, template="", user="", **params):
         query = "&".join(f"{k}={v}" for k, v in params.items())
@@ -52,16 +42,8 @@ class Broker:
         return postgres.wait_until(lambda: (lambda got: len(got) >= n and got)(self.read(topic)),
                                    f"{n} messages in {topic}", interval=0.1)
 
-    def kill9(self):
-        self.process.kill()
-        self.process.wait()
-
-    def freeze(self, frozen=True):
-        self.process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
-
     def close(self):
-        if self.process and self.process.poll() is None:
-            self.kill9()
+        pass
 
 
 class Mock(Broker):
@@ -69,7 +51,10 @@ class Mock(Broker):
     partition."""
 
     def __init__(self, brokers=1):
-        self.spawn(f"{FOLDER}/kafka_mock", str(brokers))
+        self.process = daemon.spawn((f"{FOLDER}/kafka_mock", str(brokers)), text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.brokers = self.process.stdout.readline().strip()
+        assert self.brokers, "the mock cluster did not start"
 
     def read(self, topic):
         messages = super().read(topic)
@@ -84,48 +69,80 @@ class Mock(Broker):
         answer = self.process.stdout.readline().strip()
         assert answer == "ok", f"{words}: {answer}"
 
+    def close(self):
+        self.process.kill()
+        self.process.wait()
 
-class Kfake(Broker):
-    """The one in Go, see kfake/main.go: Kfake(user="PLAIN:me:secret"). Its data outlives stop(), but
-    not kill9(): the list of topics is only written at the end."""
 
-    def __init__(self, ready=True, options=(), **flags):
-        self.program = find_kfake()
-        self.dir = tempfile.mkdtemp(prefix="pgherald-test-", dir="/tmp")
-        self.port = postgres.free_port()
+class Kafka(Broker, daemon.Daemon):
+    """Apache Kafka, one broker: Kafka(user="PLAIN:me:secret", cert="CERTIFICATE:KEY"). What else is named
+    are lines of server.properties, _ for each dot. Its data outlives kill9()."""
+
+    def __init__(self, ready=True, options=(), user="", cert="", version="4.1.1", **settings):
+        daemon.Daemon.__init__(self, "kafka")
         self.brokers = f"127.0.0.1:{self.port}"
-        self.flags = [f"-{name}={value}" for name, value in flags.items()]
         self.options = options
+        internal, controller = postgres.free_port(), postgres.free_port()
+        self.settings = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "INTERNAL",
+            "listeners": f"CLIENT://{self.brokers},INTERNAL://127.0.0.1:{internal},"
+                         f"CONTROLLER://127.0.0.1:{controller}",
+            "listener.security.protocol.map": "INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENT:"
+                                              + ("SASL_PLAINTEXT" if user else "SSL" if cert else "PLAINTEXT"),
+            "log.dirs": f"{self.dir}/data",
+            "broker.heartbeat.interval.ms": 500,
+            "broker.session.timeout.ms": 1000,  # for so long one that was killed cannot come back
+            "offsets.topic.num.partitions": 1,
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            **{name.replace("_", "."): value for name, value in settings.items()},
+        }
+        if cert:
+            self.settings["ssl.keystore.type"] = "PEM"
+            self.settings["ssl.keystore.key"], self.settings["ssl.keystore.certificate.chain"] = (
+                open(path).read().replace("\n", "\\n") for path in reversed(cert.split(":")))
+        self.configure(user)
+        run = java(version)
+        method, name, password = (user or "::").split(":")
+        scram = ["--add-scram", f'{method}=[name="{name}",password="{password}"]']
+        subprocess.run([*run, "kafka.tools.StorageTool", "format", "-t", "A" * 22,
+                        "-c", f"{self.dir}/server.properties", *(scram if "SCRAM" in method else ())],
+                       check=True, capture_output=True)
+        self.argv = (*run, "kafka.Kafka", f"{self.dir}/server.properties")
         if ready:
             self.start()
 
-    def start(self):
-        self.spawn(self.program, f"-port={self.port}", f"-data={self.dir}/data", *self.flags)
-        postgres.wait_until(self._answers, "kfake to start")
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.wait(postgres.LIMIT)
-
-    def _answers(self):
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
+    def configure(self, user):
+        """What holds from the next start on."""
+        method, name, password = (user or "::").split(":")
+        if user:
+            module = "scram.Scram" if "SCRAM" in method else "plain.Plain"
+            self.settings["sasl.enabled.mechanisms"] = method
+            self.settings[f"listener.name.client.{method.lower()}.sasl.jaas.config"] = (
+                f'org.apache.kafka.common.security.{module}LoginModule required user_{name}="{password}";')
+        with open(f"{self.dir}/server.properties", "w") as f:
+            f.writelines(f"{key}={value}\n" for key, value in self.settings.items())
 
     def close(self):
-        super().close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        self.remove()
 
 
-class Real(Broker):
+class Named(Broker):
     """The brokers that PGHERALD_TEST_KAFKA=HOST:PORT names, which must make topics that are missing.
     All topics get a prefix of this object's own."""
 
     made = 0
 
     def __init__(self):
-        Real.made += 1
-        self.brokers = REAL
-        self.prefix = f"pgherald-test-{os.getpid()}-{Real.made}-{postgres.free_port()}-"
+        Named.made += 1
+        self.brokers = NAMED
+        self.prefix = f"pgherald-test-{os.getpid()}-{Named.made}-{postgres.free_port()}-"
 
     def url(self, template="", user="", **params):
         return super().url(self.prefix + template, user, positions=self.prefix + self.positions, **params)
@@ -134,12 +151,19 @@ class Real(Broker):
         return super().read(self.prefix + topic)
 
 
-def find_kfake():
-    if not os.path.exists(f"{herald.REPO}/build-test/kfake"):
-        done = subprocess.run([f"{herald.REPO}/script/fetch-kafka"], text=True, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"kfake cannot be built: {done.stderr[-300:]}")
-    return f"{herald.REPO}/build-test/kfake"
+def library():
+    """The version of librdkafka: (2, 0, 2)."""
+    done = subprocess.run(["kcat", "-V"], text=True, capture_output=True)
+    return tuple(int(n) for n in done.stdout.split("librdkafka ")[1].split()[0].split("."))
+
+
+def java(version):
+    """How the programs of a version of Kafka are started."""
+    done = subprocess.run([f"{herald.REPO}/script/fetch-kafka", version], text=True, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"Kafka cannot be fetched: {done.stderr[-300:]}")
+    return ("java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{done.stdout.strip()}/*")
 
 
 def read(brokers, topic, *options):

@@ -353,9 +353,16 @@ class Database:
             self.connection.close()
         if not self.server.process:
             return
-        drop_slots(self.server, self.name)
+        self.drop_slots()
         self.server.sql(f"drop database {self.name} with (force)" if self.server.version >= 130000
                         else f"drop database {self.name}")
+
+    def drop_slots(self):
+        """Removes its slots, whose users may not have ended yet."""
+        where = f"from pg_replication_slots where database = '{self.name}'"
+        self.server.sql(f"select pg_terminate_backend(active_pid) {where} and active")
+        wait_until(lambda: not self.server.sql(f"select {where} and active"), "the slots to be free")
+        self.server.sql(f"select pg_drop_replication_slot(slot_name) {where}")
 
 
 class Via(Database):
@@ -371,10 +378,3 @@ class Via(Database):
     @property
     def conninfo(self):
         return self.server.conninfo(self.name, **self.more)
-
-
-def drop_slots(server, dbname):
-    where = f"from pg_replication_slots where database = '{dbname}'"
-    server.sql(f"select pg_terminate_backend(active_pid) {where} and active")
-    wait_until(lambda: not server.sql(f"select {where} and active"), "the slots to be free")
-    server.sql(f"select pg_drop_replication_slot(slot_name) {where}")

@@ -198,14 +198,14 @@ def test_kafka_a_topic_is_watched_from_its_end_and_new_ones_are_found(db, herald
 
 
 def test_kafka_says_what_is_wrong():
-    kfake = kafka_server.Kfake(user="PLAIN:me:secret")
+    kafka = kafka_server.Kafka(user="PLAIN:me:secret")
     try:
-        result = program.run("consume", kfake.url(user="me:hunter2@"))
+        result = program.run("consume", kafka.url(user="me:hunter2@"))
         assert result.code == 78 and "user and password" in result.err and "hunter2" not in result.err
-        result = program.run("consume", kfake.url("x", user="me:secret@", **{"from": "7"}))
+        result = program.run("consume", kafka.url("x", user="me:secret@", **{"from": "7"}))
         assert result.code == 78 and "beginning|end" in result.err
     finally:
-        kfake.close()
+        kafka.close()
 
 
 # Redis

@@ -63,13 +63,13 @@ def amqp(new_proxy):
 
 @contextlib.contextmanager
 def kafka(new_proxy):
-    with contextlib.closing(kafka_server.Kfake()) as server:
+    with contextlib.closing(kafka_server.Kafka()) as server:
         yield server.url("all"), server.freeze, lambda _: server.bodies("all")
 
 
 @contextlib.contextmanager
 def kafka_transactional(new_proxy):
-    with contextlib.closing(kafka_server.Kfake()) as server:
+    with contextlib.closing(kafka_server.Kafka()) as server:
         yield server.url("all", transactional="shop"), server.freeze, lambda _: server.bodies("all")
 
 
@@ -223,7 +223,7 @@ def amqp_headers():
 
 @contextlib.contextmanager
 def kafka_headers():
-    with contextlib.closing(kafka_server.Kfake()) as server:
+    with contextlib.closing(kafka_server.Kafka()) as server:
         def read():
             message, = server.read("all")
             return message.headers, message.body

@@ -246,7 +246,7 @@ def test_an_empty_file_after_a_rotation_forgets_nothing(db, herald, tmp_path):
     stream.wait_confirmed(db)
     stream.stop()
     assert not (tmp_path / "out.json").stat().st_size, "nothing came again"
-    db.sql("select pg_drop_replication_slot(%s)", (db.slot,))
+    db.drop_slots()
     db.sql("select pg_create_logical_replication_slot(%s, 'pgoutput')", (db.slot,))
 
     # then the mark, which only the line beside the empty file has, tells

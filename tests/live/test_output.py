@@ -240,7 +240,7 @@ def test_case_9_a_slot_that_vanished_is_a_gap_and_is_said(db, herald, tmp_path):
     stream.stop()
 
     # when the slot is dropped behind its back
-    db.sql("select pg_drop_replication_slot(%s)", (db.slot,))
+    db.drop_slots()
 
     # then a new start is refused until the gap is accepted
     stream = herald(db, file=path, ready=False)

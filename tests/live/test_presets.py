@@ -251,7 +251,7 @@ def test_wal_listener_publishes_to_kafka_over_tls(users, started, tmp_path):
     ca = tls.Authority(tmp_path)
     cert, key = ca.issue("127.0.0.1")
     options = ("-X", "security.protocol=SSL", "-X", f"ssl.ca.location={ca.cert}")
-    broker = kafka_server.Kfake(cert=f"{cert}:{key}", options=options)
+    broker = kafka_server.Kafka(cert=f"{cert}:{key}", options=options)
     try:
         wal_listener(users, started, tmp_path,
                      f"  {{type: kafka, address: '{broker.brokers}', topic: S, topicPrefix: app_, "

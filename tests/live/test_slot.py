@@ -22,10 +22,6 @@ def role(table):
     table.sql(f"drop owned by {name}; drop role {name}")
 
 
-def drop_slot(db):
-    db.sql("select pg_drop_replication_slot(%s)", (db.slot,))
-
-
 def make_slot(db):
     db.sql("select pg_create_logical_replication_slot(%s, 'pgoutput')", (db.slot,))
 
@@ -65,7 +61,7 @@ def test_case_9_a_slot_that_went_while_stopped_is_not_made_anew_in_silence(table
     # Given a file that holds events, and a slot that is dropped behind it
     path = tmp_path / "out.json"
     streamed(table, herald, path, 1, 2)
-    drop_slot(table)
+    table.drop_slots()
     insert(table, 3)
 
     # then streaming is refused, and no slot is made
@@ -90,7 +86,7 @@ def test_case_9_a_slot_made_anew_while_stopped(table, herald, tmp_path, output_f
     first.wait_for(1)
     first.wait_confirmed(table)
     first.stop()
-    drop_slot(table)
+    table.drop_slots()
     insert(table, 2)
     make_slot(table)
 
@@ -149,7 +145,7 @@ def test_case_9_a_slot_that_went_while_streaming(table, herald):
     insert(table, 1)
     stream.wait_for(1)
     stream.wait_confirmed(table)
-    lose_connection_and(table, lambda: (drop_slot(table), insert(table, 2), make_slot(table)))
+    lose_connection_and(table, lambda: (table.drop_slots(), insert(table, 2), make_slot(table)))
 
     # then it is noticed: the new slot stands beyond what was delivered
     assert stream.wait_exit() == 76
@@ -454,7 +450,7 @@ def test_a_file_that_was_removed_begins_anew(table, herald, tmp_path):
 
     # when somebody starts over: no slot, no file, but what is beside it was forgotten
     path.unlink()
-    drop_slot(table)
+    table.drop_slots()
     insert(table, 2)
     make_slot(table)
 
