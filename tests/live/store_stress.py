@@ -213,8 +213,7 @@ def measure(server, seconds=10.0, naive=False, kills=2, immediate=False):
 def all_positions(db):
     """Of all committed events: each must have one."""
     try:
-        rows = db.sql("select f.position from herald.entry e left join herald.feed f "
-                      "using (stream_number, version)")
+        rows = db.sql("select f.position from herald.entry e left join herald.feed f on f.event = e.id")
     except psycopg2.Error:
         return None
     positions = {position for (position,) in rows}

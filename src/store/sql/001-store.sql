@@ -37,6 +37,7 @@ create table herald.stream (
 	category text collate "C" not null,
 	id herald.stream_id not null,
 	version bigint not null, -- of the last event, as are
+	event uuid not null,     -- its id and
 	type text not null,      -- these, which publish would have to look up
 	topic text,
 	deleted boolean not null default false,
@@ -65,13 +66,13 @@ create sequence herald.feed_position as bigint maxvalue 281474976710655 cache 1 
 -- served from this narrow table alone.
 create table herald.feed (
 	position bigint primary key,
+	event uuid not null, -- the entry's id: close to each other here, close to each other in its index
 	stream_number bigint not null,
-	version bigint not null,
 	category text collate "C" not null,
 	stream herald.stream_id not null, -- without it each event read would be one more look-up
 	type text not null,
 	topic text,
-	constraint feed_event_key unique (stream_number, version)
+	constraint feed_event_key unique (event)
 );
 
 alter sequence herald.feed_position owned by herald.feed.position;
@@ -82,7 +83,7 @@ create view herald.event as
 select f.position, f.category, f.stream::text as stream, e.version, e.id, e.type, e.data,
 	coalesce(e.metadata, '{}') as metadata, e.topic, e.time
 from herald.feed f
-join herald.entry e on e.stream_number = f.stream_number and e.version = f.version;
+join herald.entry e on e.id = f.event;
 
 -- Marks: advisory locks with one 64-bit key. The upper 16 bits tell this store: 7 and 12 bits out of
 -- the schema's name, so that another store of the database does not hold this one up. The lower 48
@@ -148,15 +149,15 @@ begin
 		perform herald.wake();
 	end if;
 	if new.version operator(pg_catalog.=) (coalesce(old.version, -1::bigint) operator(pg_catalog.+) 1::bigint) then
-		insert into herald.feed (position, stream_number, version, category, stream, type, topic)
-		values (pg_catalog.nextval('herald.feed_position'), new.number, new.version, new.category,
-			new.id, new.type, new.topic);
+		insert into herald.feed (position, event, stream_number, category, stream, type, topic)
+		values (pg_catalog.nextval('herald.feed_position'), new.event, new.number, new.category, new.id,
+			new.type, new.topic);
 		return null;
 	end if;
-	insert into herald.feed (position, stream_number, version, category, stream, type, topic)
+	insert into herald.feed (position, event, stream_number, category, stream, type, topic)
 	select pg_catalog.nextval('herald.feed_position'), e.*
 	from (
-		select e.stream_number, e.version, new.category, new.id, e.type, e.topic
+		select e.id, e.stream_number, new.category, new.id, e.type, e.topic
 		from herald.entry e
 		where e.stream_number operator(pg_catalog.=) new.number
 			and e.version operator(pg_catalog.>) coalesce(old.version, -1::bigint)
@@ -252,6 +253,7 @@ language plpgsql security definer as $$
 declare
 	event_type constant pg_catalog.text := events operator(pg_catalog.->>) 'type'::pg_catalog.text;
 	event_topic constant pg_catalog.text := events operator(pg_catalog.->>) 'topic'::pg_catalog.text;
+	event_id pg_catalog.uuid;
 	number bigint;
 	done herald.appended;
 begin
@@ -260,15 +262,17 @@ begin
 		and pg_catalog.jsonb_typeof(events) operator(pg_catalog.=) 'object'::pg_catalog.text
 		and (events operator(pg_catalog.-) '{type,data,metadata,topic}'::pg_catalog.text[])
 			operator(pg_catalog.=) '{}'::pg_catalog.jsonb then
+		event_id := herald.make_id();
 		update herald.stream as s
-		set version = s.version operator(pg_catalog.+) 1::bigint, type = event_type, topic = event_topic
+		set version = s.version operator(pg_catalog.+) 1::bigint, event = event_id, type = event_type,
+			topic = event_topic
 		where s.category operator(pg_catalog.=) append.category
 			and s.id operator(pg_catalog.=) append.stream::herald.stream_id and not s.deleted
 			and (expected is null or s.version operator(pg_catalog.=) expected)
 		returning s.number, s.version into number, done.last_version;
 		if found then
 			insert into herald.entry (stream_number, version, id, type, data, metadata, topic)
-			values (number, done.last_version, herald.make_id(), event_type,
+			values (number, done.last_version, event_id, event_type,
 				coalesce(events operator(pg_catalog.->) 'data'::pg_catalog.text, '{}'::pg_catalog.jsonb),
 				events operator(pg_catalog.->) 'metadata'::pg_catalog.text, event_topic);
 			done.first_version := done.last_version;
@@ -290,6 +294,7 @@ declare
 	alike constant text := left(herald.make_id()::text, -8);
 	n integer;
 	with_ids boolean;
+	last_id uuid;
 	wrong text;
 	found_stream record;
 	known bigint;
@@ -311,6 +316,7 @@ begin
 	elsif coalesce(category, '') = '' or coalesce(stream, '') = '' then
 		raise exception 'category and stream must not be empty' using errcode = 'PH003';
 	end if;
+	last_id := coalesce(events -> -1 ->> 'id', alike || lpad(to_hex(n), 8, '0'));
 
 	-- The lock. Whoever is appending to this stream now is waited for, so what follows sees it.
 	loop
@@ -327,8 +333,9 @@ begin
 			perform herald.find_duplicate(null, events);
 		end if;
 		with s as (
-			insert into herald.stream as s (category, id, version, type, topic)
-			values (append_any.category, wanted, n - 1, events -> -1 ->> 'type', events -> -1 ->> 'topic')
+			insert into herald.stream as s (category, id, version, event, type, topic)
+			values (append_any.category, wanted, n - 1, last_id, events -> -1 ->> 'type',
+				events -> -1 ->> 'topic')
 			on conflict do nothing
 			returning s.number
 		)
@@ -359,7 +366,8 @@ begin
 	elsif n > 0 then
 		with s as (
 			update herald.stream as s
-			set version = s.version + n, type = events -> -1 ->> 'type', topic = events -> -1 ->> 'topic'
+			set version = s.version + n, event = last_id, type = events -> -1 ->> 'type',
+				topic = events -> -1 ->> 'topic'
 			where s.number = found_stream.number
 			returning s.number
 		)
@@ -491,9 +499,7 @@ begin
 			coalesce(e.metadata, '{}'), e.topic, e.time
 		from herald.entry e
 		left join lateral (
-			select f.position from herald.feed f
-			where f.stream_number = e.stream_number and f.version = e.version
-			limit 1
+			select f.position from herald.feed f where f.event = e.id limit 1
 		) f on true
 		where e.stream_number = number and e.version >= from_version
 			and e.version <= coalesce(to_version, 9223372036854775807)
@@ -505,9 +511,7 @@ begin
 			coalesce(e.metadata, '{}'), e.topic, e.time
 		from herald.entry e
 		left join lateral (
-			select f.position from herald.feed f
-			where f.stream_number = e.stream_number and f.version = e.version
-			limit 1
+			select f.position from herald.feed f where f.event = e.id limit 1
 		) f on true
 		where e.stream_number = number and e.version >= from_version
 			and e.version <= coalesce(to_version, 9223372036854775807)
@@ -546,7 +550,7 @@ begin
 		order by f.position
 		limit max_count
 	) f
-	join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
+	join herald.entry e on e.id = f.event
 	order by f.position;
 end
 $$;

@@ -293,7 +293,7 @@ begin
 		select f.position, f.category, f.stream::text, e.version, e.id, e.type, e.data,
 			coalesce(e.metadata, '{}'), e.topic, e.time
 		from herald.wanted(sub, mine, wanted_stream, reached, looked, any_parked, max_count) f
-		join herald.entry e on e.stream_number = f.stream_number and e.version = f.version
+		join herald.entry e on e.id = f.event
 		order by f.position;
 		any_taken := found;
 		exit when any_taken;
@@ -501,10 +501,10 @@ from herald.checkpoint c
 join herald.subscription s on s.name = c.subscription
 cross join (select coalesce(max(f.position), 0) as last from herald.feed f) l
 left join lateral (
-	select f.stream_number, f.version from herald.feed f where f.position > c.position
+	select f.event from herald.feed f where f.position > c.position
 	order by f.position limit 1
 ) n on true
-left join herald.entry e on e.stream_number = n.stream_number and e.version = n.version;
+left join herald.entry e on e.id = n.event;
 
 revoke all on all functions in schema herald from public;
 

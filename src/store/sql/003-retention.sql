@@ -104,10 +104,9 @@ declare
 begin
 	delete from herald.parked p where p.position = any (positions);
 	with gone as (
-		delete from herald.feed f where f.position = any (positions) returning f.stream_number, f.version
+		delete from herald.feed f where f.position = any (positions) returning f.event
 	)
-	delete from herald.entry e using gone g
-	where e.stream_number = g.stream_number and e.version = g.version;
+	delete from herald.entry e using gone g where e.id = g.event;
 	get diagnostics n = row_count;
 	return n;
 end
@@ -125,9 +124,7 @@ begin
 		select f.position, e.time >= clock_timestamp() - rule.max_age as young
 		from herald.feed f
 		cross join lateral (
-			select e.time from herald.entry e
-			where e.stream_number = f.stream_number and e.version = f.version
-			limit 1
+			select e.time from herald.entry e where e.id = f.event limit 1
 		) e
 		where f.position > rule.aged_position and f.position <= slowest and f.category = rule.category
 		order by f.position
@@ -157,16 +154,18 @@ begin
 		with page as (
 			select f.position, o.position as old
 			from (
-				select f.position, f.stream_number, f.version
+				select f.position, f.event
 				from herald.feed f
-				where f.position > looked and f.position <= horizon
-					and f.category = rule.category and f.version >= rule.max_count
+				where f.position > looked and f.position <= horizon and f.category = rule.category
 				order by f.position
 				limit find_counted.max_count
 			) f
 			left join lateral (
-				select o.position from herald.feed o
-				where o.stream_number = f.stream_number and o.version = f.version - rule.max_count
+				select o.position from herald.entry e
+				join herald.entry b on b.stream_number = e.stream_number
+					and b.version = e.version - rule.max_count
+				join herald.feed o on o.event = b.id
+				where e.id = f.event
 				limit 1
 			) o on true
 		), first as (
@@ -225,9 +224,10 @@ declare
 	wanted constant herald.stream_id := stream;
 begin
 	return herald.remove(array(
-		select f.position from herald.feed f
-		join herald.stream s on s.number = f.stream_number
-		where s.category = truncate.category and s.id = wanted and f.version < before
+		select f.position from herald.stream s
+		join herald.entry e on e.stream_number = s.number
+		join herald.feed f on f.event = e.id
+		where s.category = truncate.category and s.id = wanted and e.version < before
 	));
 end
 $$;
@@ -244,7 +244,7 @@ begin
 	update herald.stream s set deleted = true
 	where s.category = delete.category and s.id = wanted
 	returning s.number into gone;
-	delete from herald.feed f where f.stream_number = gone;
+	delete from herald.feed f using herald.entry e where e.stream_number = gone and f.event = e.id;
 	delete from herald.snapshot s where s.stream_number = gone;
 	delete from herald.parked p where p.stream_number = gone;
 	delete from herald.entry e where e.stream_number = gone;
@@ -260,9 +260,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
 	here record;
 begin
-	select f.stream_number, f.version into here from herald.feed f where f.position = redact.position;
 	update herald.entry e set data = redact.data, metadata = null, redacted = true
-	where e.stream_number = here.stream_number and e.version = here.version;
+	from herald.feed f
+	where f.position = redact.position and e.id = f.event
+	returning e.stream_number, e.version into here;
 	if not found then
 		return false;
 	end if;
