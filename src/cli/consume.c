@@ -9,14 +9,18 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define LOOK_MS 500
 #define MAX_BODY (1u << 30)
 
-static volatile sig_atomic_t stopped;
+static volatile sig_atomic_t reading, stopped;
 
+/* Until there is a connection nothing has been taken: it need not be waited for. */
 static void on_stop(int signal)
 {
+	if (!reading)
+		_exit(0);
 	stopped = 1;
 }
 
@@ -135,7 +139,9 @@ int consume_run(const struct command *command, struct settings *s)
 		return err_exit_code(ERR_USAGE);
 	}
 	handle_signals();
-	failed = reader_open(&r, s->url, &err) || consume(s, &r, &err);
+	failed = reader_open(&r, s->url, &err);
+	reading = 1;
+	failed = failed || consume(s, &r, &err);
 	if (failed) {
 		url_mask(&label, str_c(s->url));
 		fprintf(stderr, "pgherald: %s: %s\n", strbuf_cstr(&label), err.msg);

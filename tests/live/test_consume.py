@@ -3,6 +3,8 @@ import contextlib
 import gzip
 import json
 import re
+import socket
+import time
 
 import pytest
 
@@ -313,3 +315,23 @@ def test_mqtt_says_what_is_wrong(mosquitto):
                        (("mqtt://",), "no broker")):
         result = program.run("consume", *args)
         assert result.code == 78 and word in result.err, result
+
+
+# All
+
+
+@pytest.mark.parametrize("url", ("amqp://{}/?exchange=e", "kafka://{}/t", "mqtt://{}/t", "nats://{}/?stream=S",
+                                 "redis://{}/s"))
+def test_it_ends_at_once_while_it_waits_for_a_server_that_says_nothing(url):
+    # Given a server that takes the connection and is silent
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT)
+        one = program.Herald("consume", url.format("127.0.0.1:%d" % silent.getsockname()[1]))
+        try:
+            with silent.accept()[0]:
+                # when it is told to stop, then it does not wait for an answer, and nothing is wrong
+                began = time.monotonic()
+                one.stop()
+                assert time.monotonic() - began < 3 and one.err == "", one.describe()
+        finally:
+            one.close()
