@@ -67,6 +67,11 @@ def percent(values, share):
     return values[min(int(len(values) * share), len(values) - 1)]
 
 
+def spread(ratios):
+    ratios = sorted(ratios)
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+
+
 def bench_append(server, db, args):
     db.sql(BY_HAND % {"streams": STREAMS})
     db.sql(f"select count(herald.append('order', 's' || i, '{{\"type\": \"Made\"}}')) from generate_series(1, {STREAMS}) i")
@@ -81,10 +86,9 @@ def bench_append(server, db, args):
                 for name in FORMS:
                     rates[name].append(pgbench(server, db, f"{folder}/{name}.sql", clients, args.seconds))
             best = {name: statistics.median(r) for name, r in rates.items()}
-            ratio = {n: statistics.median(a / b for a, b in zip(rates["append"], rates[n])) for n in FORMS}
-            print(f"append, {clients} clients: {best['append']:,.0f}/s; {ratio['by hand']:.2f} x by hand "
-                  f"({best['by hand']:,.0f}/s), {ratio['one statement']:.2f} x one statement "
-                  f"({best['one statement']:,.0f}/s)")
+            print(f"append, {clients} clients: {best['append']:,.0f}/s; " + ", ".join(
+                f"{spread(a / b for a, b in zip(rates['append'], rates[n]))} x {n} ({best[n]:,.0f}/s)"
+                for n in FORMS if n != "append"))
 
 
 class Meter:
@@ -146,8 +150,7 @@ def bench_woken(server, db, args):
                     beside = pgbench(server, db, f.name, 8, args.seconds)
                 after = pgbench(server, db, f.name, 8, args.seconds)  # the table has grown
                 ratios.append(2 * beside / (before + after))
-            print(f"append, 8 clients, with a subscription to {name}: {statistics.median(ratios):.2f} x without "
-                  f"({min(ratios):.2f}-{max(ratios):.2f})")
+            print(f"append, 8 clients, with a subscription to {name}: {spread(ratios)} x without")
 
 
 def bench_bulk(server, db, args):
