@@ -142,6 +142,19 @@ static int explain(const struct url_host *h, natsStatus st, struct err *err)
 							     : "");
 }
 
+/* Who signs the server's nonce asks again when refused: libnats (3.4.1) leaves a signature out that
+ * begins with a zero byte, as one of 256 does, and another nonce gives another one. */
+static natsStatus connect_with(const struct url *url, natsOptions *o, natsConnection **nc)
+{
+	int tries = param(url, "creds") || param(url, "nkey") ? 4 : 1;
+	natsStatus st;
+
+	do
+		st = natsConnection_Connect(nc, o);
+	while (st == NATS_CONNECTION_AUTH_FAILED && --tries);
+	return st;
+}
+
 static int connect_to(const struct url *url, const struct url_host *h, int *fd, natsConnection **nc,
 		      struct err *err)
 {
@@ -151,7 +164,7 @@ static int connect_to(const struct url *url, const struct url_host *h, int *fd, 
 	if (!st)
 		st = set_options(url, o, h, fd);
 	if (!st)
-		st = natsConnection_Connect(nc, o);
+		st = connect_with(url, o, nc);
 	natsOptions_Destroy(o);
 	return st ? explain(h, st, err) : 0;
 }

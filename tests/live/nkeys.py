@@ -17,6 +17,10 @@ def base64url(data):
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
+def begins_with_zero(signature):
+    return base64.urlsafe_b64decode(signature + "==")[0] == 0
+
+
 def openssl(*args, stdin=None):
     done = subprocess.run(["openssl", *map(str, args)], input=stdin, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,11 @@
 """NATS servers that let in by key and by credentials."""
+import itertools
+import socket
+
 import delivery
+import herald as program
 import nkeys
+from postgres import LIMIT
 from test_nats import new_nats, refused  # noqa: F401
 
 
@@ -41,3 +46,30 @@ def test_credentials_let_in(db, herald, new_nats, tmp_path):  # noqa: F811
     stream.wait_confirmed(db)
     delivery.check(nats.events("S"), {"a": range(1, 4)})
     assert accounts.user.seed not in stream.err and accounts.jwt not in stream.err
+
+
+def test_a_signature_that_begins_with_zero_is_not_the_end(tmp_path):
+    """libnats leaves such a signature out, and the server refuses who has not signed."""
+    # Given a server whose first nonce makes one
+    key = nkeys.Key("U", tmp_path)
+    (tmp_path / "seed").write_text(key.seed)
+    signed = ((n, key.sign(n)) for n in map(str, itertools.count()))
+    (bad, _), (good, _) = (next(s for s in signed if nkeys.begins_with_zero(s[1]) == zero) for zero in (True, False))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(LIMIT)
+        port = server.getsockname()[1]
+        one = program.Herald("consume", f"nats://127.0.0.1:{port}/?stream=S&nkey={key.public}"
+                                        f"&nkey_seed={tmp_path}/seed")
+        try:
+            # when it refuses who has not signed, then it is asked again, and a signature comes
+            for nonce in (bad, good):
+                with server.accept()[0] as client, client.makefile("rwb") as stream:
+                    stream.write(b'INFO {"server_id":"S","version":"2.9.10","proto":1,"headers":true,'
+                                 b'"auth_required":true,"max_payload":1048576,"nonce":"%s"}\r\n' % nonce.encode())
+                    stream.flush()
+                    if b'"sig":"' + key.sign(nonce).encode() in stream.readline():
+                        return
+                    stream.write(b"-ERR 'Authorization Violation'\r\n")
+            raise AssertionError("no signature came")
+        finally:
+            one.close()
