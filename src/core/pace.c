@@ -1,7 +1,6 @@
 #include "core/pace.h"
 
-#define FLOW_MS 32
-#define VAIN_MS 16
+#define FLOW_MS 32        /* of our own events, or of others that wake us */
 #define VAIN_AFTER_MS 100 /* without an event of our own */
 #define NAP_MS 1
 
@@ -24,7 +23,7 @@ void pace_woken(struct pace *p, int64_t now)
 	p->woken = true;
 	if (p->in_vain) {
 		p->tells = true;
-		p->next = p->looked + VAIN_MS;
+		p->next = p->looked + FLOW_MS;
 	}
 }
 
@@ -58,7 +57,7 @@ static void sleep_now(struct pace *p, int64_t ms, int64_t now)
 void pace_nothing(struct pace *p, int64_t now)
 {
 	if (p->told) {
-		sleep_now(p, p->in_vain && p->sleep < VAIN_MS ? VAIN_MS : p->sleep, now);
+		sleep_now(p, p->in_vain && p->sleep < FLOW_MS ? FLOW_MS : p->sleep, now);
 	} else if (p->sleep == 0) {
 		sleep_now(p, NAP_MS, now);
 	} else if (!p->listens) {

@@ -3,7 +3,7 @@
  * much as many: after a page that was not full the next look is so many ms later as it had events,
  * at most 32. Where there was none, one more look comes 1 ms later. If that is in vain too, the
  * store is told that somebody sleeps, so that whoever appends wakes us; after another look, for
- * what came meanwhile, we sleep. Who is woken again and again by events of others looks each 16 ms.
+ * what came meanwhile, we sleep. Who is woken again and again by events of others looks each 32 ms.
  * A store that wakes nobody is looked at after sleeps that double.
  */
 #ifndef PGHERALD_PACE_H
