@@ -118,6 +118,7 @@ def test_case_64_a_broker_that_is_killed_and_restarted_gets_all_in_order(db, her
     broker = new_rabbit()
     queue = broker.bind("x")
     stream = herald(db, "--to", broker.url(exchange="x"))
+    broker.settle()
     insert(db, 1, 3000)
 
     # when the broker dies in the middle of it, as in a power cut, and more is written
