@@ -52,11 +52,15 @@ FORMS = {
 }
 
 
-def pgbench(server, db, script, clients, seconds):
-    done = subprocess.run([f"{server.bin}/pgbench", "-h", server.host, "-U", "postgres", "-n", "-M", "prepared", "-c",
-                           str(clients), "-j", "2", "-T", str(seconds), "-D", f"data={DATA}", "-D",
-                           f'event={{"type": "Placed", "data": {DATA}}}', "-f", script, db.name],
-                          capture_output=True, text=True)
+def pgbench_command(server, db, script, clients, seconds):
+    return [f"{server.bin}/pgbench", "-h", server.host, "-U", "postgres", "-n", "-M", "prepared", "-c", str(clients),
+            "-j", "2", "-T", str(seconds), "-D", f"data={DATA}",
+            "-D", f'event={{"type": "Placed", "data": {DATA}}}', "-f", script, db.name]
+
+
+def pgbench(*args):
+    """Transactions a second."""
+    done = subprocess.run(pgbench_command(*args), capture_output=True, text=True)
     found = re.search(r"tps = ([\d.]+)", done.stdout)
     assert found, done.stdout + done.stderr
     return float(found[1])
@@ -134,23 +138,39 @@ def running(*works):
             t.join()
 
 
+def appended_per_second(db, seconds):
+    def appended():
+        return db.sql("select pg_sequence_last_value('herald.feed_position')")[0][0]
+    first, begin = appended(), time.monotonic()
+    time.sleep(seconds)
+    return (appended() - first) / (time.monotonic() - begin)
+
+
 def bench_woken(server, db, args):
-    """Appends while subscribers are connected, against appends alone."""
+    """Appends of one pgbench while subscribers come and go, against those just before and after. Each
+    begins at the feed's end, so that none has to catch up; nobody at all shows how far to trust it."""
     db.sql(f"select count(herald.append('order', 's' || i, '{{\"type\": \"Made\"}}')) from generate_series(1, {STREAMS}) i")
     db.sql("vacuum analyze")
-    subscriptions = {"all": ["--to", "null:"], "something else": ["--category", "other"]}
-    with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".sql") as f:
-        f.write(f"\\set s random(1, {STREAMS})\n{FORMS['append']}\n")
-        f.flush()
-        for name, options in subscriptions.items():
-            ratios = []
-            for _ in range(args.rounds):
-                before = pgbench(server, db, f.name, 8, args.seconds)
-                with subscribed(db, name.replace(" ", "-"), *options, stdout=subprocess.DEVNULL):
-                    beside = pgbench(server, db, f.name, 8, args.seconds)
-                after = pgbench(server, db, f.name, 8, args.seconds)  # the table has grown
-                ratios.append(2 * beside / (before + after))
-            print(f"append, 8 clients, with a subscription to {name}: {spread(ratios)} x without")
+    subscriptions = {"all": ["--to", "null:"], "something else": ["--category", "other"], None: []}
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        with open(f"{folder}/append.sql", "w") as f:
+            f.write(f"\\set s random(1, {STREAMS})\n{FORMS['append']}\n")
+        with subprocess.Popen(pgbench_command(server, db, f.name, 8, 86400), stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as appends:
+            for name, options in subscriptions.items():
+                ratios, before = [], appended_per_second(db, args.seconds)
+                for i in range(args.rounds):
+                    with contextlib.ExitStack() as stack:
+                        if name:
+                            stack.enter_context(subscribed(db, f"{name} {i}", *options, stdout=subprocess.DEVNULL))
+                        beside = appended_per_second(db, args.seconds)
+                    after = appended_per_second(db, args.seconds)
+                    ratios.append(2 * beside / (before + after))
+                    before = after
+                error = statistics.stdev(ratios) / len(ratios) ** 0.5
+                print(f"append, 8 clients, with {f'a subscription to {name}' if name else 'nobody, to compare'}: "
+                      f"{statistics.mean(ratios):.3f} +-{error:.3f}, median {spread(ratios)} x without", flush=True)
+            appends.terminate()
 
 
 def bench_bulk(server, db, args):

@@ -2,6 +2,7 @@
 
 #define FLOW_MS 32        /* of our own events, or of others that wake us */
 #define VAIN_AFTER_MS 100 /* without an event of our own */
+#define VAIN_LOOKS 30     /* without telling the store that we sleep */
 #define NAP_MS 1
 
 static int64_t min(int64_t a, int64_t b)
@@ -13,6 +14,7 @@ void pace_wake(struct pace *p)
 {
 	p->next = 0;
 	p->sleep = 0;
+	p->looks = 0;
 	p->tells = p->told = false;
 }
 
@@ -22,7 +24,7 @@ void pace_woken(struct pace *p, int64_t now)
 	p->in_vain = p->woken && now - p->busy > VAIN_AFTER_MS;
 	p->woken = true;
 	if (p->in_vain) {
-		p->tells = true;
+		p->looks = VAIN_LOOKS;
 		p->next = p->looked + FLOW_MS;
 	}
 }
@@ -56,7 +58,10 @@ static void sleep_now(struct pace *p, int64_t ms, int64_t now)
 
 void pace_nothing(struct pace *p, int64_t now)
 {
-	if (p->told) {
+	if (p->looks > 0) {
+		p->looks--;
+		sleep_now(p, FLOW_MS, now);
+	} else if (p->told) {
 		sleep_now(p, p->in_vain && p->sleep < FLOW_MS ? FLOW_MS : p->sleep, now);
 	} else if (p->sleep == 0) {
 		sleep_now(p, NAP_MS, now);

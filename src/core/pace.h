@@ -3,7 +3,8 @@
  * much as many: after a page that was not full the next look is so many ms later as it had events,
  * at most 32. Where there was none, one more look comes 1 ms later. If that is in vain too, the
  * store is told that somebody sleeps, so that whoever appends wakes us; after another look, for
- * what came meanwhile, we sleep. Who is woken again and again by events of others looks each 32 ms.
+ * what came meanwhile, we sleep. Who is woken again and again by events of others looks each 32 ms
+ * for a second, and only then says again that it sleeps.
  * A store that wakes nobody is looked at after sleeps that double.
  */
 #ifndef PGHERALD_PACE_H
@@ -23,6 +24,7 @@ struct pace {
 	int64_t sleep; /* the last one, or the one to come; 0: awake */
 	bool tells;    /* the store that we sleep, before the next look */
 	bool told;
+	int looks;    /* still to come in vain before the store is told */
 	bool woken;   /* and there was no event since */
 	bool in_vain; /* likewise, again and again */
 };

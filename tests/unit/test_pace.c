@@ -101,12 +101,15 @@ static void who_is_woken_does_not_say_that_it_sleeps(void **state)
 	assert_false(pace_look(&p, now));
 }
 
-/* How many looks there are in a second in which others append each millisecond. */
-static int looks_for_others(struct pace *p)
+/* How many looks there are in two seconds in which others append each millisecond, and how many of
+ * them say first that we sleep. */
+static int looks_for_others(struct pace *p, int *tells)
 {
-	int64_t end = now + 1000;
+	int64_t end = now + 2000;
 	bool told = false;
 	int looks = 0;
+
+	*tells = 0;
 
 	for (; now < end; now++) {
 		if (told && now % 2)
@@ -115,6 +118,7 @@ static int looks_for_others(struct pace *p)
 			continue;
 		told = pace_look(p, now);
 		pace_nothing(p, now);
+		*tells += told;
 		looks++;
 	}
 	return looks;
@@ -123,18 +127,32 @@ static int looks_for_others(struct pace *p)
 static void who_is_woken_by_events_of_others_looks_each_32_ms(void **state)
 {
 	struct pace p = awake(true);
-	int looks;
+	int looks, tells;
 
-	looks_for_others(&p);
-	looks = looks_for_others(&p);
-	assert_in_range(looks, 27, 32);
+	looks_for_others(&p, &tells);
+	looks = looks_for_others(&p, &tells);
+	assert_in_range(looks, 56, 64);
+	assert_in_range(tells, 1, 2);
+}
+
+static void who_is_woken_no_more_sleeps_again(void **state)
+{
+	struct pace p = awake(true);
+	int tells, looks = 0;
+
+	looks_for_others(&p, &tells);
+	while (p.sleep < MOST) {
+		look_in_vain(&p);
+		assert_true(looks++ < 40);
+	}
 }
 
 static void an_event_of_its_own_ends_that(void **state)
 {
 	struct pace p = awake(true);
+	int tells;
 
-	looks_for_others(&p);
+	looks_for_others(&p, &tells);
 	look(&p);
 	pace_found(&p, 1, false, now);
 	now += 1000;
@@ -165,6 +183,7 @@ int main(void)
 		cmocka_unit_test(who_is_woken_looks_at_once),
 		cmocka_unit_test(who_is_woken_does_not_say_that_it_sleeps),
 		cmocka_unit_test(who_is_woken_by_events_of_others_looks_each_32_ms),
+		cmocka_unit_test(who_is_woken_no_more_sleeps_again),
 		cmocka_unit_test(an_event_of_its_own_ends_that),
 		cmocka_unit_test(sleeps_double_where_nobody_wakes),
 	};

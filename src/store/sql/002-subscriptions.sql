@@ -316,30 +316,27 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
 	old bigint;
 begin
-	select c.position into old from herald.checkpoint c
-	where c.subscription = ack.name and c.partition = ack.partition and c.token = ack.token
-	for no key update;
-	if not found then
-		perform herald.lost_lease(name, partition);
-	elsif ack.position < old then
-		raise exception 'position % is done already; % is at %', ack.position, name, old
-			using errcode = 'PH003';
-	end if;
 	update herald.checkpoint c
 	set position = ack.position, lease_until = clock_timestamp() + c.lease, attempts = 0,
 		failed_position = null, retry_at = null, error = null
-	where c.subscription = ack.name and c.partition = ack.partition;
-	if exists (select from herald.parked p where p.subscription = ack.name and p.done) then
-		delete from herald.parked p
-		using herald.subscription s
-		where p.subscription = ack.name and s.name = ack.name and p.done and p.position <= ack.position
-			and p.stream_number % s.partitions = ack.partition;
+	where c.subscription = ack.name and c.partition = ack.partition and c.token = ack.token
+		and c.position <= ack.position;
+	if not found then
+		select c.position into old from herald.checkpoint c
+		where c.subscription = ack.name and c.partition = ack.partition and c.token = ack.token;
+		if not found then
+			perform herald.lost_lease(name, partition);
+		end if;
+		raise exception 'position % is done already; % is at %', ack.position, name, old
+			using errcode = 'PH003';
 	end if;
+	delete from herald.parked p
+	using herald.subscription s
+	where p.subscription = ack.name and s.name = ack.name and p.done and p.position <= ack.position
+		and p.stream_number % s.partitions = ack.partition;
 	-- Events that were fetched before there was a barrier may move it.
-	if exists (select from herald.subscription s where s.name = ack.name and s.barrier < ack.position) then
-		update herald.subscription s set barrier = ack.position
-		where s.name = ack.name and s.barrier < ack.position;
-	end if;
+	update herald.subscription s set barrier = ack.position
+	where s.name = ack.name and s.barrier < ack.position;
 end
 $$;
 
