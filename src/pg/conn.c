@@ -36,6 +36,7 @@ static const struct {
 	{ "57P", ERR_RETRY },    /* shutting down, starting up, crashed */
 	{ "58", ERR_RETRY },     /* input and output */
 	{ "40", ERR_RETRY },     /* serialization, deadlock */
+	{ "26000", ERR_RETRY },  /* a prepared statement is gone */
 	{ "25006", ERR_RETRY },  /* read-only: a standby that may be promoted */
 	{ "42704",
 	  ERR_LOST }, /* the slot, or the publication at that point of the WAL, is not there */
@@ -347,15 +348,13 @@ static PGresult *take_results(PGconn *conn)
 	}
 }
 
-PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
-		   const char *const *params)
+PGresult *conn_answer(PGconn *conn, int sent, struct err *err)
 {
 	PGresult *res;
 	ExecStatusType status;
 
 	err->kind = ERR_NONE;
-	if (!(nparams ? PQsendQueryParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
-		      : PQsendQuery(conn, sql))) {
+	if (!sent) {
 		fail(ERR_RETRY, PQerrorMessage(conn), err);
 		return NULL;
 	}
@@ -369,6 +368,15 @@ PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
 		fail(conn_classify(PQresultErrorField(res, PG_DIAG_SQLSTATE)),
 		     PQresultErrorMessage(res), err);
 	return res;
+}
+
+PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
+		   const char *const *params)
+{
+	int sent = nparams ? PQsendQueryParams(conn, sql, nparams, NULL, params, NULL, NULL, 0)
+			   : PQsendQuery(conn, sql);
+
+	return conn_answer(conn, sent, err);
 }
 
 PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams,

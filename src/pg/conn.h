@@ -35,6 +35,9 @@ PGresult *conn_query(PGconn *conn, struct err *err, const char *sql, int nparams
 PGresult *conn_ask(PGconn *conn, struct err *err, const char *sql, int nparams,
 		   const char *const *params) MUST_CHECK;
 
+/* The same for what one of libpq's PQsend functions has sent, which returned `sent`. */
+PGresult *conn_answer(PGconn *conn, int sent, struct err *err);
+
 /* The err kind for an SQLSTATE ("" or NULL: the connection broke): 57P0x, 08xxx, 53300 ...: RETRY;
  * 55006, PH005: BUSY; 42501, 28xxx, 3D000 ...: CONFIG; else FAIL. */
 enum err_kind conn_classify(const char *sqlstate);

@@ -6,164 +6,29 @@
 #include "store/postgres_lists.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 /* The key of the advisory lock that one who installs holds: "pgherald". */
 #define INSTALL_LOCK "8099001168806961252"
 
-#define MOST_PARAMS 8
-
-struct postgres {
-	PGconn *conn;
-	bool silent; /* it gave no answer in time */
-};
-
-static PGconn *conn_of(const struct store *s)
-{
-	return ((const struct postgres *)s->state)->conn;
-}
-
 static void postgres_close(struct store *s)
 {
-	PQfinish(conn_of(s));
+	PQfinish(postgres_conn(s));
 	free(s->state);
 }
 
 static bool postgres_broken(struct store *s)
 {
-	return ((struct postgres *)s->state)->silent || PQstatus(conn_of(s)) != CONNECTION_OK;
+	return ((struct postgres *)s->state)->silent || PQstatus(postgres_conn(s)) != CONNECTION_OK;
 }
 
 static void *postgres_handle(struct store *s)
 {
-	return conn_of(s);
+	return postgres_conn(s);
 }
 
-/* ---- calling ---- */
-
-static int64_t member(const char *json, const char *name)
-{
-	const char *at = json ? strstr(json, name) : NULL;
-
-	return at ? strtoll(at + strlen(name), NULL, 10) : 0;
-}
-
-/* The server's words without "ERROR:"; a conflict's detail is for programs. */
-static void quote(const struct store *s, const PGresult *res, struct err *err)
-{
-	const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-	const char *detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
-	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
-	bool has_detail = detail && s->reason != STORE_CONFLICT;
-
-	if (!text)
-		return; /* the connection broke */
-	err_set(err, err->kind, "%s%s%s%s%s", text, has_detail ? ": " : "",
-		has_detail ? detail : "", hint ? ". " : "", hint ? hint : "");
-	for (char *p = err->msg; (p = strchr(p, '\n')) != NULL; p++)
-		*p = ' ';
-}
-
-/* What the server's SQLSTATE means here. */
-static void explain(struct store *s, const PGresult *res, struct err *err)
-{
-	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-	const char *detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
-
-	state = state ? state : "";
-	if (strncmp(state, "PH00", 4) == 0)
-		s->reason = (enum store_reason)(state[4] - '0');
-	else if (strcmp(state, "23505") == 0)
-		s->reason = STORE_ID_IN_USE;
-	else if (strncmp(state, "22", 2) == 0)
-		s->reason = STORE_NOT_UNDERSTOOD;
-	if (s->reason == STORE_CONFLICT) {
-		s->expected = member(detail, "\"expected\": ");
-		s->actual = member(detail, "\"actual\": ");
-	}
-	quote(s, res, err);
-	if (strcmp(state, "3F000") == 0 || strcmp(state, "42883") == 0 || strcmp(state, "42P01") == 0)
-		err_set(err,
-			ERR_CONFIG, "there is no event store of this version in schema %s of database \"%s\": run pgherald store init",
-			s->schema, PQdb(conn_of(s)));
-}
-
-/* Runs SQL in which "herald" stands for the schema. Returns a result that the caller clears. */
-static PGresult *query(struct store *s, struct err *err, const char *sql, int n,
-		       const char *const *params)
-{
-	struct postgres *p = s->state;
-	struct strbuf b = { 0 };
-	struct err why;
-	PGresult *res;
-
-	migrations_write(&b, sql, s->schema);
-	res = conn_ask(p->conn, &why, strbuf_cstr(&b), n, params);
-	strbuf_release(&b);
-	if (why.kind == ERR_NONE)
-		return res;
-	*err = why;
-	p->silent = !res;
-	if (res)
-		explain(s, res, err);
-	PQclear(res);
-	return NULL;
-}
-
-/* The same with parameters as `types` says. */
-static PGresult *ask_list(struct store *s, struct err *err, const char *sql, const char *types,
-			  va_list ap)
-{
-	const char *params[MOST_PARAMS];
-	char numbers[MOST_PARAMS][24];
-	int n = 0;
-
-	for (; types[n]; n++) {
-		if (types[n] == 's') {
-			params[n] = va_arg(ap, const char *);
-			continue;
-		}
-		snprintf(numbers[n], sizeof(numbers[n]), "%" PRId64, va_arg(ap, int64_t));
-		params[n] = numbers[n];
-	}
-	return query(s, err, sql, n, params);
-}
-
-PGresult *postgres_ask(struct store *s, struct err *err, const char *sql, const char *types, ...)
-{
-	PGresult *res;
-	va_list ap;
-
-	va_start(ap, types);
-	res = ask_list(s, err, sql, types, ap);
-	va_end(ap);
-	return res;
-}
-
-int64_t postgres_integer(const PGresult *res, int row, int column)
-{
-	return strtoll(PQgetvalue(res, row, column), NULL, 10);
-}
-
-int postgres_call(struct store *s, struct err *err, int64_t *value, const char *sql,
-		  const char *types, ...)
-{
-	PGresult *res;
-	va_list ap;
-
-	va_start(ap, types);
-	res = ask_list(s, err, sql, types, ap);
-	va_end(ap);
-	if (!res)
-		return -1;
-	*value = 0;
-	if (PQntuples(res) && PQnfields(res))
-		*value = *PQgetvalue(res, 0, 0) == 't' ? 1 : postgres_integer(res, 0, 0);
-	PQclear(res);
-	return 0;
-}
+/* ---- opening ---- */
 
 static int run(struct store *s, const char *sql, struct err *err)
 {
@@ -176,14 +41,17 @@ static int run(struct store *s, const char *sql, struct err *err)
 static int begin_with(struct store *s, PGconn *conn, struct err *err)
 {
 	struct postgres *p;
+	int64_t pid;
 
 	PQsetErrorContextVisibility(conn, PQSHOW_CONTEXT_NEVER); /* only where in our SQL it was */
 	s->state = p = mem_alloc(sizeof(*p));
 	p->conn = conn;
 	if (s->stop)
 		conn_stop_by(conn, s->stop);
-	if (run(s, "RESET search_path", err)) /* handlers work on it, with names of their own */
+	if (run(s, "RESET search_path", err) || /* handlers work on it, with names of their own */
+	    postgres_call(s, err, &pid, "SELECT pg_backend_pid()", ""))
 		return -1;
+	p->direct = pid == PQbackendPID(conn);
 	if (PQserverVersion(conn) < 130000)
 		return err_set(err, ERR_CONFIG, "the event store needs PostgreSQL 13 or later");
 	return 0;
@@ -243,7 +111,7 @@ static int apply(struct store *s, const struct migration *m, struct err *err)
 	strbuf_release(&b);
 	if (!failed)
 		return 0;
-	if (PQtransactionStatus(conn_of(s)) != PQTRANS_IDLE && run(s, "ROLLBACK", &other))
+	if (PQtransactionStatus(postgres_conn(s)) != PQTRANS_IDLE && run(s, "ROLLBACK", &other))
 		err_add(err, "the connection was lost");
 	return err_add(err, "migration %03d-%s", m->number, m->name);
 }
@@ -297,8 +165,8 @@ static int postgres_identify(struct store *s, struct store_identity *is, struct 
 		return -1;
 	is->id = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
 	is->last = postgres_integer(res, 0, 1);
-	is->server_version = (uint32_t)PQserverVersion(conn_of(s));
-	snprintf(is->name, sizeof(is->name), "%s", PQdb(conn_of(s)));
+	is->server_version = (uint32_t)PQserverVersion(postgres_conn(s));
+	snprintf(is->name, sizeof(is->name), "%s", PQdb(postgres_conn(s)));
 	PQclear(res);
 	return 0;
 }
@@ -307,14 +175,14 @@ static int postgres_list(struct store *s, enum store_list what, const char *name
 			 void *user, struct err *err)
 {
 	char last[16];
-	const char *param = what == STORE_CHECK ? last : name;
 	const char *names[16], *values[16];
 	PGresult *res;
 	int n;
 
 	snprintf(last, sizeof(last), "%d", migrations_last());
-	res = query(s, err, postgres_lists[what], what == STORE_CHECK || what == STORE_PARKED_LIST,
-		    &param);
+	res = postgres_ask(s, err, postgres_lists[what],
+			   what == STORE_CHECK || what == STORE_PARKED_LIST ? "s" : "",
+			   what == STORE_CHECK ? last : name);
 	if (!res)
 		return -1;
 	n = PQnfields(res);
@@ -339,7 +207,7 @@ static int postgres_begin(struct store *s, struct err *err)
 static int postgres_commit(struct store *s, struct err *err)
 {
 	/* COMMIT of a transaction that has failed is a rollback, and no error. */
-	if (PQtransactionStatus(conn_of(s)) == PQTRANS_INERROR)
+	if (PQtransactionStatus(postgres_conn(s)) == PQTRANS_INERROR)
 		return err_set(err, ERR_FAIL,
 			       "the transaction has failed and can only be rolled back");
 	return run(s, "COMMIT", err);
@@ -347,7 +215,7 @@ static int postgres_commit(struct store *s, struct err *err)
 
 static int postgres_rollback(struct store *s, struct err *err)
 {
-	if (PQtransactionStatus(conn_of(s)) == PQTRANS_IDLE)
+	if (PQtransactionStatus(postgres_conn(s)) == PQTRANS_IDLE)
 		return 0;
 	return run(s, "ROLLBACK", err);
 }
@@ -362,7 +230,9 @@ static int postgres_append(struct store *s, const char *category, const char *st
 	PGresult *res;
 
 	snprintf(number, sizeof(number), "%" PRId64, expected);
-	res = postgres_ask(s, err, "SELECT * FROM herald.append($1, $2, $3::jsonb, $4::bigint)",
+	res = postgres_ask(s, err,
+			   "SELECT first_version, last_version, duplicate"
+			   " FROM herald.append($1, $2, $3::jsonb, $4::bigint)",
 			   "ssss", category, stream, events, expected == STORE_ANY ? NULL : number);
 	if (!res)
 		return -1;
@@ -502,7 +372,7 @@ static int postgres_snapshot(struct store *s, const char *category, const char *
 
 static int postgres_listen(struct store *s, int *socket, struct err *err)
 {
-	*socket = PQsocket(conn_of(s));
+	*socket = PQsocket(postgres_conn(s));
 	return run(s, "LISTEN herald", err);
 }
 
@@ -515,10 +385,10 @@ static int postgres_sleep(struct store *s, const char *name, int64_t *ms, struct
 /* What a notification says does not matter, nor who sent it. */
 static bool postgres_drain(struct store *s)
 {
-	bool any = !PQconsumeInput(conn_of(s)); /* the next call says why */
+	bool any = !PQconsumeInput(postgres_conn(s)); /* the next call says why */
 	PGnotify *n;
 
-	while ((n = PQnotifies(conn_of(s))) != NULL) {
+	while ((n = PQnotifies(postgres_conn(s))) != NULL) {
 		any = true;
 		PQfreemem(n);
 	}

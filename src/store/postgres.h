@@ -1,6 +1,6 @@
 /*
- * The event store in PostgreSQL. postgres.c has the connection and the calls below, and what is not
- * a subscription's.
+ * The event store in PostgreSQL. postgres_call.c calls its SQL functions; postgres.c has the
+ * connection and what is not a subscription's.
  */
 #ifndef PGHERALD_STORE_POSTGRES_H
 #define PGHERALD_STORE_POSTGRES_H
@@ -8,6 +8,22 @@
 #include "store/store.h"
 
 #include <libpq-fe.h>
+
+#define POSTGRES_PREPARED 64 /* more than there are statements */
+
+/* The state of such a store. */
+struct postgres {
+	PGconn *conn;
+	bool silent; /* it gave no answer in time */
+	bool direct; /* no pooler gives us another session for each transaction */
+	const char *prepared[POSTGRES_PREPARED];
+	size_t nprepared;
+};
+
+static inline PGconn *postgres_conn(const struct store *s)
+{
+	return ((const struct postgres *)s->state)->conn;
+}
 
 /* Runs SQL in which "herald" stands for the schema, with parameters as `types` says: s is a text
  * (NULL: null), i an int64_t. Returns a result that the caller clears, or NULL with err. */

@@ -753,6 +753,22 @@ def test_behaviour_a_malformed_notification_is_ignored(db):
         assert worker.answer()["calls"] == 1 and len(place.seen()) == 1
 
 
+def test_behaviour_deallocate_all_on_the_librarys_connection(db):
+    """Given statements that are prepared; when the application says DEALLOCATE ALL, then the next call works
+    as before. Within a transaction, which that undoes, it says to try again."""
+    with contextlib.closing(store_driver.Postgres(db, None)) as place:
+        for n, session in enumerate((place.open(), place.open())):
+            session.append(str(n), event("A"))
+            with contextlib.ExitStack() as stack:
+                if n:
+                    stack.enter_context(refused("away"))
+                    stack.enter_context(session.transaction())
+                session.sql("deallocate all")
+                session.append(str(n), event("B"))
+            session.append(str(n), event("C"))
+        assert types(place.open().read()) == ["A", "B", "C", "A", "C"]
+
+
 def test_behaviour_a_full_disk_is_named_and_nothing_is_lost(small_disk):
     """Given a store in a file on a disk that fills up; then the append that has no room says so and has not
     happened, and succeeds once there is room."""
