@@ -185,6 +185,21 @@ def test_store_subscription_a_barrier_moves_with_what_was_fetched(db, orders):
     check_once_in_order(db, orders)
 
 
+def test_store_subscription_an_acknowledgement_never_goes_back(db, orders):
+    """Given events that are acknowledged; when an earlier one is acknowledged again, then that is refused and
+    the checkpoint stays, and the last one may be acknowledged twice."""
+    subscribe(orders)
+    orders.append("1", [event()] * 3)
+    mine = claim(orders)
+    first, _, last = [e["position"] for e in fetch(orders, *mine)]
+    orders.call("ack", "s", *mine, last)
+    with refused("PH003") as caught:
+        orders.call("ack", "s", *mine, first)
+    assert f"position {first} is done already; s is at {last}" in str(caught.value)
+    orders.call("ack", "s", *mine, last)
+    assert db.sql("select position from herald.checkpoint") == [(last,)] and fetch(orders, *mine) == []
+
+
 def test_store_a_paused_executor_cannot_overwrite(db, orders):
     """Given an executor that sleeps beyond its lease with its work not committed, and another that has
     taken over; then the first one's acknowledgement is refused, and its work is gone with it."""
